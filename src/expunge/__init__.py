@@ -1,0 +1,1 @@
+"""Expunge: machine unlearning as a service for contrastive encoders."""
