@@ -1,0 +1,1 @@
+"""The unlearning algorithms: pure PyTorch. Never speaks HTTP, SQL or to an object store."""
