@@ -1,0 +1,1 @@
+"""The one-machine stack and the demo: starts the other parts as processes, never imports them."""

@@ -1,0 +1,133 @@
+"""Child processes of the embedded stack: started with a log file, watched, stopped in order.
+
+Never restarts anything: a child that dies is reported with the last lines of its log.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_GRACE_SECONDS = 10.0
+REPORTED_LOG_LINES = 15
+REPORTED_LOG_BYTES = 16 * 2**10
+
+
+class ProcessFailedError(RuntimeError):
+    """A process of the stack ended or did not get ready; the message quotes its last log lines."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """One running child process; its stdout and stderr are appended to `log`."""
+
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+    stop_signal: signal.Signals
+    grace_seconds: float
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def check(self) -> None:
+        """Raise ProcessFailedError if the process has ended."""
+        code = self.process.poll()
+        if code is None:
+            return
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        raise ProcessFailedError(f"{self.name} ended ({how}).\n{self.last_words()}")
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the process has ended with status 0.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            ProcessFailedError: it ended with another status, or still runs after `timeout`.
+        """
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise ProcessFailedError(
+                f"{self.name} did not finish within {timeout:.0f} s.\n{self.last_words()}"
+            ) from None
+        if code != 0:
+            self.check()
+
+    def ask_to_stop(self) -> None:
+        """Send the stop signal if the process still runs; does not wait."""
+        if self.process.poll() is None:
+            self.process.send_signal(self.stop_signal)
+
+    def stop(self) -> None:
+        """Stop the process and wait for it; after the grace period its whole session is killed."""
+        self.ask_to_stop()
+        try:
+            self.process.wait(self.grace_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_words(self) -> str:
+        """The end of the log, indented, with the log's path."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, self.log.stat().st_size - REPORTED_LOG_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()[-REPORTED_LOG_LINES:]
+        except FileNotFoundError:
+            lines = []
+        shown = "\n".join(f"    {line}" for line in lines) or "    (empty)"
+        return f"Last lines of {self.log}:\n{shown}"
+
+
+def start_child(
+    name: str,
+    command: Sequence[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    user: int | None = None,
+    stop_signal: signal.Signals = signal.SIGTERM,
+    grace_seconds: float = STOP_GRACE_SECONDS,
+) -> Child:
+    """Start a process in its own session: Ctrl-C in the terminal reaches only the stack.
+
+    Args:
+        user: numeric user and group to run as; only root can set it.
+        grace_seconds: how long `stop` waits before it kills.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 -- the commands are this package's own
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            cwd=log.parent,
+            start_new_session=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+        )
+    return Child(name, log, process, stop_signal, grace_seconds)
+
+
+def wait_until_gone(pid: int, timeout: float) -> bool:
+    """Wait until no process has this id; False if one still has it after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
