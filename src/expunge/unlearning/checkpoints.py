@@ -1,0 +1,142 @@
+"""Checkpoints as safetensors with their specification in the header.
+
+Never unpickles, and never loads a file whose tensors do not fit its specification.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from expunge.unlearning.catalog import EncoderSpec
+from expunge.unlearning.frameworks import Learner, build
+
+FORMAT = "expunge-checkpoint/1"
+HEADER_ALIGNMENT = 8
+"""Bytes; safetensors pads its JSON header with spaces to this."""
+MAX_NAMED = 8
+"""Tensors a message names per kind of mismatch before it only counts."""
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+
+
+class CheckpointMismatch(ValueError):
+    """The file is no checkpoint, or its tensors do not fit its specification."""
+
+
+def save(learner: Learner, path: Path, *, extra: Mapping[str, str] | None = None) -> None:
+    """Write all tensors of `learner`; equal learners give equal bytes.
+
+    `extra` adds string metadata. Tensors are named encoder.*, projector.* and for MoCo
+    key_encoder.*, key_projector.*, queue, queue_ids, queue_pointer.
+    """
+    metadata = dict(extra or {}) | {"format": FORMAT, "spec": learner.spec.model_dump_json()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in learner.state_dict().items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, tensor in sorted(tensors.items()):
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    # Written here because the library's writer orders metadata by a random hash.
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)))
+        file.write(text)
+        for _, tensor in sorted(tensors.items()):
+            file.write(np.ascontiguousarray(tensor.numpy()).tobytes())
+
+
+def read_spec(path: Path) -> EncoderSpec:
+    """The specification in a checkpoint's header, tensors unread.
+
+    Raises CheckpointMismatch if the file is no checkpoint of this format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointMismatch(f"not a safetensors file: {error}") from error
+    found = metadata.get("format")
+    if found != FORMAT:
+        raise CheckpointMismatch(f"header names format {found!r}, expected {FORMAT!r}")
+    try:
+        return EncoderSpec.model_validate_json(metadata.get("spec", ""))
+    except ValidationError as error:
+        raise CheckpointMismatch(f"header holds no valid encoder specification: {error}") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Learner:
+    """The learner of a checkpoint, in eval mode, on `device`.
+
+    Raises CheckpointMismatch naming the tensors that are missing, unexpected, misshapen, of
+    another type or not finite.
+    """
+    learner = build(read_spec(path), seed=0)
+    expected = learner.state_dict()
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        found = {
+            name: (tuple(part.get_shape()), part.get_dtype())
+            for name in names
+            for part in [file.get_slice(name)]
+        }
+        _refuse_misfits(expected, found)
+        tensors = {name: file.get_tensor(name) for name in sorted(names)}
+    _refuse_values(tensors)
+    learner.load_state_dict(tensors)
+    return learner.to(device).eval()
+
+
+def _refuse_misfits(
+    expected: Mapping[str, Tensor], found: Mapping[str, tuple[tuple[int, ...], str]]
+) -> None:
+    wrong = []
+    for name in sorted(expected.keys() & found.keys()):
+        want = (tuple(expected[name].shape), _DTYPES[expected[name].dtype])
+        if found[name] != want:
+            wrong.append(f"{name} is {_described(found[name])}, expected {_described(want)}")
+    problems = [
+        _listed("missing", sorted(expected.keys() - found.keys())),
+        _listed("unexpected", sorted(found.keys() - expected.keys())),
+        _listed("misshapen", wrong),
+    ]
+    if any(problems):
+        raise CheckpointMismatch(
+            "the tensors do not fit the header's specification: "
+            + "; ".join(filter(None, problems))
+        )
+
+
+def _refuse_values(tensors: Mapping[str, Tensor]) -> None:
+    broken = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise CheckpointMismatch(_listed("not finite", broken))
+    if "queue_pointer" in tensors:
+        pointer, size = int(tensors["queue_pointer"]), len(tensors["queue"])
+        if not 0 <= pointer < size:
+            raise CheckpointMismatch(f"queue_pointer is {pointer}, expected 0 to {size - 1}")
+
+
+def _described(tensor: tuple[tuple[int, ...], str]) -> str:
+    shape, dtype = tensor
+    return f"{dtype} {list(shape)}"
+
+
+def _listed(kind: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return f"{kind}: {', '.join(items[:MAX_NAMED])}{more}"

@@ -1,0 +1,31 @@
+"""Why a training run stopped; each message is written for the owner of the job."""
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why."""
+
+
+class EmptySetError(TrainingError):
+    """A set the run needs has no samples."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the {name} set is empty")
+
+
+class ImageSizeError(TrainingError):
+    """The images do not have the size the encoder was specified for."""
+
+    def __init__(self, found: int, expected: int) -> None:
+        super().__init__(f"images of {found} pixels, but the encoder takes {expected}")
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became NaN or infinite."""
+
+    def __init__(self, epoch: int, losses: dict[str, float]) -> None:
+        terms = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
+        super().__init__(
+            f"the loss is not finite in epoch {epoch} ({terms}); a smaller learning rate or "
+            "smaller weights of the method's terms may help"
+        )
+        self.epoch = epoch

@@ -1,0 +1,30 @@
+"""Unlearning methods, one file each; ids, parameters and defaults are in `catalog`."""
+
+from expunge.unlearning.catalog import (
+    AlignmentCalibrationParams,
+    FineTuneParams,
+    RetrainParams,
+    SgdParams,
+    UnknownMethod,
+)
+from expunge.unlearning.methods.alignment_calibration import AlignmentCalibration
+from expunge.unlearning.methods.base import Batch, SetSizes, UnlearningMethod, own_objective
+from expunge.unlearning.methods.fine_tune import FineTune
+from expunge.unlearning.methods.retrain import Retrain
+
+__all__ = ["Batch", "SetSizes", "UnlearningMethod", "make_method", "own_objective"]
+
+
+def make_method(method: str, params: SgdParams) -> UnlearningMethod:
+    """The method with this id; raises UnknownMethod, or TypeError for another method's params."""
+    match method, params:
+        case "alignment_calibration", AlignmentCalibrationParams():
+            return AlignmentCalibration(params)
+        case "fine_tune", FineTuneParams():
+            return FineTune(params)
+        case "retrain", RetrainParams():
+            return Retrain(params)
+        case (("alignment_calibration" | "fine_tune" | "retrain"), _):
+            raise TypeError(f"{type(params).__name__} are not the parameters of {method!r}")
+        case _:
+            raise UnknownMethod(method)

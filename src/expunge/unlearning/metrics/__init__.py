@@ -1,0 +1,1 @@
+"""Numbers that say what an encoder remembers. Never trains anything."""
