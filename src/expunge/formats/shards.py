@@ -26,7 +26,7 @@ MAX_LABEL_BYTES = 20
 MAX_CAPTION_BYTES = 16 * 2**10
 MAX_NAME_CHARS = 200
 MAX_SAMPLES_PER_SHARD = 1_000_000
-LABEL_RANGE = range(0, 2**31)
+LABEL_RANGE = range(2**31)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-./]*")
 
@@ -38,7 +38,7 @@ ShardErrorCode = Literal[
     "unknown-suffix",
     "duplicate-key",
     "missing-image",
-    "member-too-large",
+    "too-large",
     "image-undecodable",
     "image-too-large",
     "label-invalid",
@@ -155,11 +155,7 @@ def decode_image(data: bytes, suffix: str) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=[IMAGE_SUFFIXES[suffix]]) as image:
-            width, height = image.size
-            if width * height > MAX_IMAGE_PIXELS:
-                raise ShardError("image-too-large", _too_many_pixels(width * height))
-            if getattr(image, "n_frames", 1) != 1:
-                raise ShardError("image-undecodable", "animated images are not accepted")
+            _check_still(image)
             return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ShardError("image-too-large", _too_many_pixels(None)) from error
@@ -170,6 +166,14 @@ def decode_image(data: bytes, suffix: str) -> Image.Image:
         raise ShardError(
             "image-undecodable", f"the image is not a readable .{suffix} file ({error})"
         ) from error
+
+
+def _check_still(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ShardError("image-too-large", _too_many_pixels(width * height))
+    if getattr(image, "n_frames", 1) != 1:
+        raise ShardError("image-undecodable", "animated images are not accepted")
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> int:
@@ -225,7 +229,7 @@ def _grouped(file: IO[bytes], size: int) -> Iterator[list[_Entry]]:
             )
         if len(seen) == MAX_SAMPLES_PER_SHARD:
             raise ShardError(
-                "member-too-large", f"a shard holds at most {MAX_SAMPLES_PER_SHARD:,} samples"
+                "too-large", f"a shard holds at most {MAX_SAMPLES_PER_SHARD:,} samples"
             )
         seen.add(entry.key)
         group = [entry]
@@ -249,7 +253,7 @@ def _one_image(group: list[_Entry]) -> list[_Entry]:
 def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
     end = 0
     try:
-        archive = tarfile.open(fileobj=file, mode="r:")
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed by the with below
     except tarfile.TarError as error:
         raise ShardError("not-a-tar", f"not an uncompressed tar archive ({error})") from error
     with archive:
@@ -260,7 +264,7 @@ def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
                     raise ShardError("truncated", f"the archive ends inside {member.name!r}")
                 yield _checked_entry(member)
                 # tarfile keeps every header it has read; a long shard would keep them all in memory.
-                archive.members.clear()
+                archive.members.clear()  # type: ignore[attr-defined]  # missing in typeshed
         except tarfile.TarError as error:
             raise ShardError("truncated", f"the archive breaks off: {error}") from error
     _check_end(file, end, size)
@@ -305,7 +309,7 @@ def _checked_entry(member: tarfile.TarInfo) -> _Entry:
     )
     if member.size > limit:
         raise ShardError(
-            "member-too-large", f"member {name!r} has {member.size:,} bytes; at most {limit:,}"
+            "too-large", f"member {name!r} has {member.size:,} bytes; at most {limit:,}"
         )
     key = f"{folder}/{stem}" if folder else stem
     return _Entry(key, suffix, member.offset_data, member.size)

@@ -1,0 +1,1 @@
+"""Alembic scripts: one file per change of the schema, applied in order by `python -m expunge.registry migrate`."""

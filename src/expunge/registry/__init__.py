@@ -1,0 +1,1 @@
+"""What the service remembers: tables, life cycles, log and object store. Never trains and never speaks HTTP."""

@@ -1,0 +1,82 @@
+"""Audits: what an owner may ask of their own request, and the recorded answer. Never computes one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from expunge.registry import jobs
+from expunge.registry.errors import Conflict, Invalid, NotFound
+from expunge.registry.ids import Prefix, new_id
+from expunge.registry.lifecycles import RequestState
+from expunge.registry.tables import Audit, Job, JobKind, Party, Request
+
+
+def create(
+    session: Session,
+    owner: Party,
+    *,
+    request_id: str,
+    dataset_ids: Sequence[str] | None,
+    settings: dict[str, int],
+) -> Audit:
+    """Queue an audit of an own, completed request on all or some of its data sets.
+
+    `settings` are matrix_size, views and seed, which the answer repeats.
+
+    Raises:
+        NotFound: not an own request.
+        Conflict: the request is not completed.
+        Invalid: a data set is not part of the request.
+    """
+    request = session.scalar(
+        select(Request).where(Request.id == request_id, Request.owner_id == owner.id)
+    )
+    if request is None:
+        raise NotFound.of("request", request_id)
+    if request.state != RequestState.COMPLETED or request.job is None:
+        raise Conflict(
+            f"Request {request.id} is {request.state}; an audit compares before and after.",
+            state=request.state,
+        )
+    chosen = sorted(set(dataset_ids)) if dataset_ids is not None else request.dataset_ids
+    if not chosen:
+        raise Invalid("dataset_ids is empty; leave it out to audit the whole request.")
+    if foreign := sorted(set(chosen) - set(request.dataset_ids)):
+        raise Invalid(
+            f"Request {request.id} does not cover {', '.join(foreign)}.",
+            allowed=request.dataset_ids,
+        )
+    audit_id = new_id(Prefix.AUDIT)
+    job = jobs.enqueue(
+        session,
+        JobKind.AUDIT,
+        actor=owner.id,
+        params={"audit_id": audit_id, "dataset_ids": chosen, **settings},
+    )
+    audit = Audit(
+        id=audit_id,
+        request_id=request.id,
+        owner_id=owner.id,
+        job_id=job.id,
+        before_checkpoint_id=request.job.base_checkpoint_id,
+        after_checkpoint_id=request.job.result_checkpoint_id,
+    )
+    session.add(audit)
+    session.flush()
+    return audit
+
+
+def record(
+    session: Session, lease: jobs.Lease, report: dict[str, Any], objects: dict[str, Any]
+) -> None:
+    """End an audit job with its report and the keys of its matrices and pictures.
+
+    Raises:
+        LeaseLost: the job was given away; the caller's transaction rolls back.
+    """
+    job: Job = jobs.succeed(session, lease)
+    audit = session.get_one(Audit, job.params["audit_id"])
+    audit.report = report
+    audit.objects = objects

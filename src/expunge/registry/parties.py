@@ -1,0 +1,102 @@
+"""Parties and their keys. A key's secret is shown once and only its SHA-256 is kept."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from expunge.registry import log
+from expunge.registry.errors import Conflict, NotFound, Unauthenticated
+from expunge.registry.ids import Prefix, new_id
+from expunge.registry.tables import ApiKey, Party, Role
+
+SECRET_PREFIX = "xpk_"  # noqa: S105 - marks a string as a key of this service, for secret scanners
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new key with its secret, which cannot be had again."""
+
+    key: ApiKey
+    secret: str
+
+
+def create_party(session: Session, name: str, role: Role, *, actor: str) -> Party:
+    """Add a party.
+
+    Raises:
+        Conflict: the name is taken.
+    """
+    if session.scalar(select(Party.id).where(Party.name == name)):
+        raise Conflict(f"A party named {name!r} exists already.")
+    party = Party(id=new_id(Prefix.PARTY), name=name, role=role)
+    session.add(party)
+    session.flush()
+    log.append(session, actor, party.id, "created", role=role)
+    return party
+
+
+def issue_key(
+    session: Session, party_id: str, *, expires_in_days: int | None, actor: str
+) -> IssuedKey:
+    """Give a party a new key.
+
+    Raises:
+        NotFound: no such party.
+    """
+    if session.get(Party, party_id) is None:
+        raise NotFound.of("party", party_id)
+    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    expires_at = (
+        datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    )
+    key = ApiKey(
+        id=new_id(Prefix.KEY),
+        party_id=party_id,
+        secret_sha256=_sha256(secret),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    log.append(session, actor, key.id, "created", party_id=party_id)
+    return IssuedKey(key, secret)
+
+
+def revoke_key(session: Session, key_id: str, *, actor: str) -> None:
+    """End a key's life at once; ending it again changes nothing.
+
+    Raises:
+        NotFound: no such key.
+    """
+    key = session.get(ApiKey, key_id)
+    if key is None:
+        raise NotFound.of("key", key_id)
+    if key.revoked_at is None:
+        key.revoked_at = func.now()
+        log.append(session, actor, key.id, "revoked")
+
+
+def authenticate(session: Session, secret: str) -> ApiKey:
+    """The live key that has this secret.
+
+    Raises:
+        Unauthenticated: unknown, expired or revoked (the answer does not say which of them).
+    """
+    key = session.scalar(
+        select(ApiKey).where(
+            ApiKey.secret_sha256 == _sha256(secret),
+            ApiKey.revoked_at.is_(None),
+            func.coalesce(ApiKey.expires_at > func.now(), True),
+        )
+    )
+    if key is None:
+        raise Unauthenticated("The key is unknown, expired or revoked.")
+    return key
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
