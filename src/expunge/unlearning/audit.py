@@ -5,19 +5,30 @@ control sample's key or own score into the report.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from expunge.unlearning.audit_report import (
+    LEVELS,
+    AuditReport,
+    Contrast,
+    Difference,
+    Group,
+    Level,
+    LevelReport,
+    Matrix,
+    NegativeAlignment,
+    Statistic,
+    Verdict,
+)
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
-from expunge.unlearning.frameworks.architectures import memory_format
+from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.metrics.alignment import alignment_matrix, forgetting_scores, off_diagonal
 from expunge.unlearning.metrics.bootstrap import (
@@ -27,117 +38,11 @@ from expunge.unlearning.metrics.bootstrap import (
     resampling_weights,
 )
 
-Level = Literal["encoder", "projector"]
-LEVELS: tuple[Level, ...] = ("encoder", "projector")
 LOOKS = 4
 """Two statistics at two levels: the verdict divides its error rate among them (Bonferroni)."""
 MIN_SAMPLES = 8
 """Own and control samples below which no verdict is given: percentile intervals are too narrow."""
 BATCH_IMAGES = 512
-
-VerdictCode = Literal["change_detected", "no_change_detected", "no_control", "too_few_samples"]
-Matrix = NDArray[np.float32]
-Interval = list[float] | None
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A mean over n samples (or their pairs), its spread, and a bootstrap interval of the mean."""
-
-    mean: float
-    std: float
-    interval: Interval
-    n: int
-
-
-@dataclass(frozen=True)
-class NegativeAlignment:
-    """Mean alignment between different samples; None below two samples."""
-
-    before: Statistic
-    after: Statistic
-    change: Statistic
-    """After minus before, entry by entry."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One level's statistics of the own samples, or of the control."""
-
-    forgetting_score: Statistic
-    negative_alignment: NegativeAlignment | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Own minus control, with the interval at the asked confidence and adjusted for the looks."""
-
-    difference: float
-    interval: list[float]
-    adjusted_interval: list[float]
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the adjusted interval lies on one side of zero."""
-        low, high = self.adjusted_interval
-        return low > 0 or high < 0
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """How the own samples' change differs from the control's."""
-
-    forgetting_score: Difference
-    negative_alignment_change: Difference
-
-
-@dataclass(frozen=True)
-class LevelReport:
-    """Everything measured on one kind of output."""
-
-    own: Group
-    per_sample: dict[str, float]
-    """Forgetting score by the owner's own keys."""
-    control: Group | None
-    contrast: Contrast | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The one sentence an owner reads."""
-
-    code: VerdictCode
-    sentence: str
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """Result of `audit`; arrays are kept out of `to_dict`."""
-
-    levels: dict[Level, LevelReport]
-    n_own: int
-    n_control: int
-    views: int
-    seed: int
-    confidence: float
-    verdict: Verdict
-    matrices: dict[Level, dict[str, Matrix]] = field(repr=False)
-    """Per level `before`, `after` and `gap` = before - after, (m, m) float32."""
-    matrix_keys: list[str]
-    """Keys of the matrices' m rows."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report without matrices, ready for JSON."""
-        return {
-            "levels": {name: _level_dict(level) for name, level in self.levels.items()},
-            "n_own": self.n_own,
-            "n_control": self.n_control,
-            "views": self.views,
-            "seed": self.seed,
-            "confidence": self.confidence,
-            "verdict": asdict(self.verdict),
-            "matrix_keys": list(self.matrix_keys),
-        }
 
 
 def audit(
@@ -235,7 +140,8 @@ def _outputs(
     spec = learner.spec
     make = Views(spec.image_size, spec.mean, spec.std, seed=seed)
     was_training, home = learner.training, next(learner.parameters()).device
-    learner.to(target, memory_format=memory_format(learner.bn_splits)).eval()
+    learner.to(target).eval()
+    lay_out(learner, bn_splits=learner.bn_splits)
     collected: dict[Level, list[NDArray[np.float32]]] = {level: [] for level in LEVELS}
     try:
         for view in range(views):
@@ -247,15 +153,14 @@ def _outputs(
             for level in LEVELS:
                 collected[level].append(torch.cat(parts[level]).cpu().numpy())
     finally:
-        learner.to(home, memory_format=torch.contiguous_format).train(was_training)
+        learner.to(home).train(was_training)
     return {level: np.stack(collected[level]).astype(np.float64) for level in LEVELS}
 
 
 def _chunks(images: ImageSet, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for chunk, ids in zip(
-        images.images.split(BATCH_IMAGES), images.ids.split(BATCH_IMAGES), strict=True
-    ):
-        yield chunk.to(device), ids.to(device)
+    for start in range(0, len(images), BATCH_IMAGES):
+        rows = slice(start, start + BATCH_IMAGES)
+        yield images.images[rows].to(device), images.ids[rows].to(device)
 
 
 def _level(
@@ -374,13 +279,4 @@ def _findings(levels: dict[Level, LevelReport]) -> Iterator[str]:
         for what, look in looks.items():
             if look.excludes_zero:
                 low, high = look.adjusted_interval
-                yield f"{name} {what} {look.difference:+.4f} against the control's [{low:+.4f}, {high:+.4f}]"
-
-
-def _level_dict(level: LevelReport) -> dict[str, Any]:
-    own = asdict(level.own)
-    own["forgetting_score"]["per_sample"] = dict(level.per_sample)
-    return own | {
-        "control": None if level.control is None else asdict(level.control),
-        "contrast": None if level.contrast is None else asdict(level.contrast),
-    }
+                yield f"{name} {what} differs by {look.difference:+.4f} [{low:+.4f}, {high:+.4f}]"

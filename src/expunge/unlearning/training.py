@@ -6,9 +6,8 @@ returns a learner.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -22,11 +21,10 @@ from expunge.unlearning.catalog import (
 )
 from expunge.unlearning.data.batches import BatchPlan, BatchStream, StepIndices, plan_batches
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.data.randomness import mix
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.errors import EmptySetError, ImageSizeError, NonFiniteLossError
 from expunge.unlearning.frameworks import Learner, build
-from expunge.unlearning.frameworks.architectures import memory_format
+from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import autocast, precision_for, resolve_device, seeded
 from expunge.unlearning.methods import Batch, SetSizes, make_method, own_objective
 
@@ -40,7 +38,7 @@ Losses = Callable[[Learner, Batch], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `epoch` and `step` count finished ones; losses are of this epoch so far."""
+    """Where a run stands: finished epochs and steps, and the mean losses of this epoch so far."""
 
     phase: str
     epoch: int
@@ -166,7 +164,8 @@ class _Run:
         samples = retain if forget is None else ImageSet.concat([retain, forget])
         views = Views(spec.image_size, spec.mean, spec.std, seed=self.seed)
         source = _Source(samples.to(self.device), len(retain), views, third_view=third_view)
-        learner = learner.to(self.device, memory_format=memory_format(learner.bn_splits)).train()
+        learner = learner.to(self.device).train()
+        lay_out(learner, bn_splits=learner.bn_splits)
         optimiser = torch.optim.SGD(
             [p for p in learner.parameters() if p.requires_grad],
             lr=self.params.learning_rate,
@@ -175,15 +174,26 @@ class _Run:
             fused=True,
         )
         clock = _Clock(plan, self.params.epochs)
+
+        def take_step(indices: StepIndices) -> dict[str, Tensor]:
+            learner.advance()
+            with autocast(self.device, self.precision):
+                terms = losses(learner, source.batch(indices, clock.steps_done))
+            optimiser.zero_grad()
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            clock.steps_done += 1
+            return terms
+
         history = []
         with seeded(self.seed, self.device):
             for epoch in range(self.params.epochs):
                 for group in optimiser.param_groups:
                     group["lr"] = self._learning_rate(epoch)
-                steps = stream.epoch(self.device)
-                history.append(self._epoch(epoch, steps, source, learner, optimiser, losses, clock))
+                terms = map(take_step, stream.epoch(self.device))
+                history.append(self._epoch(epoch, terms, clock))
         return TrainingResult(
-            learner=learner.to("cpu", memory_format=torch.contiguous_format).eval(),
+            learner=learner.to("cpu").eval(),
             history=history,
             seconds=clock.seconds(),
             steps=clock.steps_done,
@@ -193,29 +203,18 @@ class _Run:
         )
 
     def _epoch(
-        self,
-        epoch: int,
-        steps: Any,
-        source: "_Source",
-        learner: Learner,
-        optimiser: torch.optim.Optimizer,
-        losses: Losses,
-        clock: "_Clock",
+        self, epoch: int, steps: Iterable[dict[str, Tensor]], clock: "_Clock"
     ) -> dict[str, float]:
+        """Take the steps of an epoch; return the mean of each of their losses."""
         sums: dict[str, Tensor] = {}
-        for count, indices in enumerate(steps, start=1):
-            learner.advance()
-            with autocast(self.device, self.precision):
-                terms = losses(learner, source.batch(indices, clock.steps_done))
-            optimiser.zero_grad()
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+        taken = 0
+        for terms in steps:
+            taken += 1
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach()
-            clock.steps_done += 1
             if clock.due():
-                self._report(epoch, _means(epoch, sums, count), clock)
-        means = _means(epoch, sums, count)
+                self._report(epoch, _means(epoch, sums, taken), clock)
+        means = _means(epoch, sums, taken)
         if epoch + 1 == self.params.epochs:
             self._report(epoch + 1, means, clock)
         return means

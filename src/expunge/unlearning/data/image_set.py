@@ -14,6 +14,7 @@ from torch import Tensor
 from expunge.formats.shards import Sample, decode_image, iter_samples
 
 DECODE_THREADS = 4
+IMAGE_DIMS, RGB = 4, 3
 SAMPLE_ID_HEX_DIGITS = 16
 """Of a SHA-256: 8 bytes, so that an id fits a tensor of int64."""
 
@@ -33,7 +34,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         shape = self.images.shape
-        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
+        if self.images.dtype != torch.uint8 or self.images.ndim != IMAGE_DIMS or shape[1] != RGB:
             raise ValueError(f"images must be (N, 3, S, S) uint8, not {tuple(shape)}")
         counts = {len(self.images), len(self.ids), len(self.keys)}
         if self.labels is not None:

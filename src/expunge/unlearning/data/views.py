@@ -27,7 +27,8 @@ BLUR_SIGMA = (0.1, 2.0)
 BLUR_MIN_IMAGE_SIZE = 96
 """Pixels; the papers blur 224-pixel images and leave CIFAR's 32 alone."""
 
-_ORDERS = tuple(permutations(range(4)))
+_JITTER_STEPS = ("brightness", "contrast", "saturation", "hue")
+_ORDERS = tuple(permutations(_JITTER_STEPS))
 _DRAWS = 2 * CROP_TRIES + 11
 _CPU_CHUNK = 128
 """Images; a chunk and its temporaries stay in a CPU core's cache."""
@@ -64,13 +65,12 @@ class Views:
         draws = uniforms(key, ids, _DRAWS)
         order = _ORDERS[key % len(_ORDERS)]
         chunk = _CPU_CHUNK if images.device.type == "cpu" else max(1, len(images))
-        parts = [
-            self._make(part, part_draws, order)
-            for part, part_draws in zip(images.split(chunk), draws.split(chunk), strict=True)
-        ]
-        return torch.cat(parts)
+        starts = range(0, len(images), chunk)
+        return torch.cat(
+            [self._make(images[i : i + chunk], draws[i : i + chunk], order) for i in starts]
+        )
 
-    def _make(self, images: Tensor, draws: Tensor, order: tuple[int, ...]) -> Tensor:
+    def _make(self, images: Tensor, draws: Tensor, order: tuple[str, ...]) -> Tensor:
         crop, colour, blur = draws.tensor_split([2 * CROP_TRIES + 3, _DRAWS - 2], dim=1)
         x = images.to(torch.float32).mul_(1 / 255)
         x = _separable(x, *_crop_weights(crop, self.image_size))
@@ -155,8 +155,8 @@ def _grey(x: Tensor) -> Tensor:
     return x[:, 0:1] * red + x[:, 1:2] * green + x[:, 2:3] * blue
 
 
-def _jitter(x: Tensor, draws: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Colour jitter of (B, 3, S, S) in [0, 1]; unjittered images get factors that change nothing."""
+def _jitter(x: Tensor, draws: Tensor, order: tuple[str, ...]) -> Tensor:
+    """Colour jitter of (B, 3, S, S) in [0, 1]; unjittered images get neutral factors."""
     applied = draws[:, 0] < JITTER_PROBABILITY
 
     def factor(column: int, strength: float, neutral: float) -> Tensor:
@@ -166,12 +166,12 @@ def _jitter(x: Tensor, draws: Tensor, order: tuple[int, ...]) -> Tensor:
     brightness, contrast = factor(1, BRIGHTNESS, 1.0), factor(2, CONTRAST, 1.0)
     saturation, hue = factor(3, SATURATION, 1.0), factor(4, HUE, 0.0)
     for step in order:
-        if step == 0:
+        if step == "brightness":
             x = x.mul_(brightness).clamp_(0, 1)
-        elif step == 1:
+        elif step == "contrast":
             mean = _grey(x).mean(dim=(1, 2, 3), keepdim=True)
             x = x.sub_(mean).mul_(contrast).add_(mean).clamp_(0, 1)
-        elif step == 2:
+        elif step == "saturation":
             grey = _grey(x)
             x = x.sub_(grey).mul_(saturation).add_(grey).clamp_(0, 1)
         else:

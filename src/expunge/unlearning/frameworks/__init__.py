@@ -2,6 +2,7 @@
 
 import torch
 
+from expunge.unlearning import catalog
 from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.frameworks.base import Contrast, Learner
 from expunge.unlearning.frameworks.moco import MoCo
@@ -9,11 +10,13 @@ from expunge.unlearning.frameworks.simclr import SimCLR
 
 __all__ = ["Contrast", "Learner", "build"]
 
-_LEARNERS: dict[str, type[SimCLR] | type[MoCo]] = {"simclr": SimCLR, "moco": MoCo}
-
 
 def build(spec: EncoderSpec, *, seed: int) -> Learner:
     """A learner with fresh weights that depend on `spec` and `seed` alone, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _LEARNERS[spec.framework](spec)
+        match spec.objective:
+            case catalog.SimCLR():
+                return SimCLR(spec, spec.objective)
+            case catalog.MoCo():
+                return MoCo(spec, spec.objective)

@@ -4,6 +4,8 @@ Never loads published weights.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ from expunge.unlearning.catalog import Architecture
 
 STAGES = 4
 BLOCKS_PER_STAGE = 2
+BN_MOMENTUM = 0.1
+"""Weight of a new batch in the running statistics; torch's default."""
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -23,7 +27,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     """
 
     def __init__(self, channels: int, splits: int) -> None:
-        super().__init__(channels)
+        super().__init__(channels, momentum=BN_MOMENTUM)
         self.splits = splits
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,10 +36,8 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         if groups == 1:
             return super().forward(x)
         n, c, h, w = x.shape
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        running = [r.repeat(groups) for r in (self.running_mean, self.running_var)]
+        statistics = (self.running_mean, self.running_var)
+        running = [r.repeat(groups) for r in statistics if r is not None]
         grouped = F.batch_norm(
             x.contiguous().view(n // groups, groups * c, h, w),
             running[0],
@@ -43,12 +45,12 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             self.weight.repeat(groups),
             self.bias.repeat(groups),
             True,
-            self.momentum or 0.0,
+            BN_MOMENTUM,
             self.eps,
         )
-        self.num_batches_tracked.add_(1)
-        self.running_mean.copy_(running[0].view(groups, c).mean(0))
-        self.running_var.copy_(running[1].view(groups, c).mean(0))
+        for kept, updated in zip(statistics, running, strict=True):
+            if kept is not None:
+                kept.copy_(updated.view(groups, c).mean(0))
         return grouped.view(n, c, h, w)
 
 
@@ -99,7 +101,8 @@ class CifarResNet18(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features after global average pooling, all >= 0."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.blocks(x).mean(dim=(2, 3))
+        features: Tensor = self.blocks(x).mean(dim=(2, 3))
+        return features
 
 
 def build_encoder(architecture: Architecture, *, bn_splits: int = 1) -> tuple[nn.Module, int]:
@@ -109,16 +112,18 @@ def build_encoder(architecture: Architecture, *, bn_splits: int = 1) -> tuple[nn
         encoder = CifarResNet18(architecture.width, bn_splits)
         features = encoder.out_features
     else:
-        make = getattr(torchvision.models, architecture.name)
-        encoder = make(weights=None, norm_layer=lambda channels: _norm(channels, bn_splits))
-        features = int(encoder.fc.in_features)
-        encoder.fc = nn.Identity()
+        make: Callable[..., Any] = getattr(torchvision.models, architecture.name)
+        network = make(weights=None, norm_layer=lambda channels: _norm(channels, bn_splits))
+        features = int(network.fc.in_features)
+        network.fc = nn.Identity()
+        encoder = network
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return encoder, features
 
 
-def memory_format(bn_splits: int) -> torch.memory_format:
-    """The layout that trains fastest: channels last, but split batch norm needs channels first."""
-    return torch.channels_last if bn_splits == 1 else torch.contiguous_format
+def lay_out(network: nn.Module, *, bn_splits: int) -> None:
+    """Give weights the layout that trains fastest; split batch norm needs channels first."""
+    layout = torch.channels_last if bn_splits == 1 else torch.contiguous_format
+    network.to(memory_format=layout)

@@ -40,11 +40,10 @@ class MoCo(Learner):
     queue_ids: Tensor
     queue_pointer: Tensor
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: EncoderSpec, objective: Objective) -> None:
         super().__init__()
-        assert isinstance(spec.objective, Objective)
         self.spec = spec
-        self.objective = spec.objective
+        self.objective = objective
         self.encoder, features = build_encoder(spec.architecture, bn_splits=self.bn_splits)
         self.projector = nn.Linear(features, self.objective.projector_dim)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)

@@ -29,18 +29,17 @@ def nt_xent_terms(first: Tensor, second: Tensor, temperature: float) -> tuple[Te
 class SimCLR(Learner):
     """Encoder and two-layer projector; views of a step share one forward pass."""
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: EncoderSpec, objective: Objective) -> None:
         super().__init__()
-        assert isinstance(spec.objective, Objective)
         self.spec = spec
-        self.temperature = spec.objective.temperature
+        self.temperature = objective.temperature
         self.encoder, features = build_encoder(spec.architecture)
-        hidden = spec.objective.projector_hidden
+        hidden = objective.projector_hidden
         self.projector = nn.Sequential(
             nn.Linear(features, hidden),
             nn.BatchNorm1d(hidden),
             nn.ReLU(),
-            nn.Linear(hidden, spec.objective.projector_dim),
+            nn.Linear(hidden, objective.projector_dim),
         )
 
     def contrast(

@@ -34,8 +34,9 @@ def calibration_losses(
     negative = -contrast.alignment[:, retain:].mean()
     if sizes.unlearn == 1:
         negative = torch.zeros_like(negative)
+    if contrast.third is None:
+        raise ValueError("alignment calibration needs third views")
     preserving = contrast.log_partition[:, retain:].mean()
-    assert contrast.third is not None
     positive = contrast.third.mean()
     released = params.protocol == "released"
     divisor = sizes.retain + params.alpha * sizes.unlearn if released else total

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+MIN_VIEWS = 2
 
 
 def alignment_matrix(outputs: Array) -> Array:
@@ -17,7 +18,7 @@ def alignment_matrix(outputs: Array) -> Array:
     paper's two-view matrix and its transpose.
     """
     views = len(outputs)
-    if views < 2:
+    if views < MIN_VIEWS:
         raise ValueError("an alignment matrix needs at least two views")
     total = outputs.sum(axis=0)
     flat = outputs.transpose(1, 0, 2).reshape(outputs.shape[1], -1)
