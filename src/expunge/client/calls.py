@@ -1,0 +1,105 @@
+"""The shapes that calls of the service come in: one answer, pages, long work, event streams."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from expunge.client.events import ServerEvent
+from expunge.client.problems import UnfinishedError
+from expunge.client.resources import End, Event, Progress, StateChange
+from expunge.client.transport import Body, Transport
+
+# The longest the service keeps one answer back (`Prefer: wait`).
+PREFER_WAIT_SECONDS = 60
+POLL_FIRST_SECONDS = 0.1
+POLL_MAX_SECONDS = 2.0
+PAGE_LIMIT = 200
+
+T = TypeVar("T")
+
+
+class Stateful(Protocol):
+    """A resource with a life."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+
+S = TypeVar("S", bound=Stateful)
+
+
+def get(transport: Transport, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    """The JSON answer of a GET, retried over lost connections."""
+    return transport.send("GET", path, params=params, repeatable=True).json()
+
+
+def post(transport: Transport, path: str, body: Mapping[str, Any], *, wait: bool = False) -> Any:
+    """The JSON answer of a POST, sent once; with `wait` the service may answer late."""
+    return transport.send(
+        "POST", path, Body(json=dict(body)), headers=prefer(wait), wait=extra_seconds(wait)
+    ).json()
+
+
+def prefer(wait: bool) -> dict[str, str]:
+    """The header that asks the service to wait for the work to be done."""
+    return {"Prefer": f"wait={PREFER_WAIT_SECONDS}"} if wait else {}
+
+
+def extra_seconds(wait: bool) -> float:
+    """How much longer than usual the answer may take."""
+    return float(PREFER_WAIT_SECONDS) if wait else 0.0
+
+
+def pages(transport: Transport, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
+    """All items of a paginated list, page after page as they are asked for."""
+    cursor: str | None = None
+    while True:
+        params: dict[str, Any] = {"limit": PAGE_LIMIT}
+        if cursor is not None:
+            params["cursor"] = cursor
+        page = get(transport, path, params)
+        yield from map(parse, page["items"])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def until_final(first: S, fetch: Callable[[], S], final: Collection[str], max_wait: float) -> S:
+    """Fetch a resource until its state is final, at most `max_wait` seconds.
+
+    Raises:
+        UnfinishedError: it is not final by then.
+    """
+    current, pause = first, POLL_FIRST_SECONDS
+    deadline = time.monotonic() + max_wait
+    while current.state not in final:
+        if time.monotonic() > deadline:
+            raise UnfinishedError(f"{first.id} is still {current.state} after {max_wait:.0f} s")
+        time.sleep(pause)
+        pause = min(POLL_MAX_SECONDS, pause * 1.5)
+        current = fetch()
+    return current
+
+
+def events(transport: Transport, path: str) -> Iterator[Event]:
+    """The events of a request or job until the last one; kinds that are not known are left out."""
+    for event in transport.events(path):
+        parsed = parse_event(event)
+        if parsed is not None:
+            yield parsed
+
+
+def parse_event(event: ServerEvent) -> Event | None:
+    """The event as a typed object, None for a kind that a newer service may send."""
+    match event.name:
+        case "state":
+            return StateChange.model_validate_json(event.data)
+        case "progress":
+            return Progress.model_validate_json(event.data)
+        case "end":
+            return End.model_validate_json(event.data)
+        case _:
+            return None

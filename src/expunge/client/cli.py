@@ -1,0 +1,28 @@
+"""The `expunge` command line as far as it speaks to a running service."""
+
+import typer
+
+from expunge.client.commands import audit, datasets, jobs, models, parties, requests
+
+EPILOG = """The service's address and your key come from EXPUNGE_URL and EXPUNGE_KEY.
+Every command takes --json for scripts and ends with status 1 if something went wrong."""
+
+
+def build_app() -> typer.Typer:
+    """The command line; the composition root adds the commands that start processes."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        help="Make trained contrastive encoders forget, and check that they did.",
+        epilog=EPILOG,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    app.add_typer(datasets.app, name="datasets")
+    app.add_typer(models.app, name="models")
+    app.add_typer(requests.app, name="requests")
+    app.add_typer(jobs.app, name="jobs")
+    audit.add_to(app)
+    parties.add_to(app)
+    app.add_typer(parties.parties, name="parties")
+    app.add_typer(parties.keys, name="keys")
+    return app

@@ -1,0 +1,1 @@
+"""The subjects of the `expunge` command line, one file each."""

@@ -1,0 +1,156 @@
+"""`expunge models …`: create, list, show, pretrain, upload-checkpoint, download."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.client.commands.jobs import watch_job
+from expunge.client.commands.session import CommandError, Session, command, pairs
+
+app = typer.Typer(no_args_is_help=True, help="Models and their checkpoints (model owners).")
+
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id, mdl_…")]
+Datasets = Annotated[
+    list[str], typer.Option("--dataset", help="A data set it is trained on, dst_…; repeatable.")
+]
+
+
+@command(app, "create")
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Any name.")],
+    *,
+    framework: Annotated[str, typer.Option(help="simclr or moco.")] = "simclr",
+    architecture: Annotated[str, typer.Option(help="Encoder network.")] = "resnet18_cifar",
+    width: Annotated[int, typer.Option(help="Channels of the first stage.")] = 64,
+    image_size: Annotated[int, typer.Option(help="Pixels a side.")] = 32,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="Setting of the framework, e.g. temperature=0.2.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="Data set of never-trained images for audits, dst_…")
+    ] = None,
+    batch_window: Annotated[
+        int, typer.Option(help="Seconds to gather removal requests into one job.")
+    ] = 0,
+    promotion: Annotated[str, typer.Option(help="automatic or manual.")] = "automatic",
+) -> None:
+    """Create a model.
+
+    Example: expunge models create shop --framework moco --width 32 --objective temperature=0.1
+    """
+    encoder: dict[str, Any] = {
+        "objective": {"framework": framework, **pairs(objective)},
+        "architecture": {"name": architecture, "width": width},
+        "image_size": image_size,
+    }
+    policy = {"batch_window_seconds": batch_window, "promotion": promotion}
+    model = session.client.create_model(name, encoder, control_dataset_id=control, policy=policy)
+    session.show(model, hint=f"Next: expunge models pretrain {model.id} --dataset dst_… --watch")
+
+
+@command(app, "list")
+def list_(session: Session) -> None:
+    """List the models you may see."""
+    session.show_list(
+        session.client.models(),
+        [
+            ("id", lambda item: item.id),
+            ("name", lambda item: item.name),
+            ("framework", lambda item: item.framework or _framework(item.encoder)),
+            ("head", lambda item: item.head_checkpoint_id),
+        ],
+    )
+
+
+@command(app, "show")
+def show(session: Session, model: ModelId) -> None:
+    """Show one model."""
+    session.show(session.client.model(model))
+
+
+@command(app, "checkpoints")
+def checkpoints(session: Session, model: ModelId) -> None:
+    """List a model's checkpoints, what each was trained on and has forgotten."""
+    session.show_list(
+        session.client.checkpoints(model),
+        [
+            ("id", lambda item: item.id),
+            ("state", lambda item: item.state),
+            ("head", lambda item: "yes" if item.is_head else ""),
+            ("trained on", lambda item: len(item.trained_on)),
+            ("forgotten", lambda item: len(item.forgotten)),
+            ("digest", lambda item: item.digest),
+        ],
+    )
+
+
+@command(app, "pretrain")
+def pretrain(
+    session: Session,
+    model: ModelId,
+    *,
+    dataset: Datasets,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Training parameter, e.g. epochs=60; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job.")] = False,
+) -> None:
+    """Train a model's first checkpoint, as a job.
+
+    Example: expunge models pretrain mdl_… --dataset dst_… --param epochs=60 --watch
+    """
+    job = session.client.pretrain(model, dataset, pairs(param), seed=seed)
+    if watch:
+        watch_job(session, job.id)
+    else:
+        session.show(job, hint=f"Next: expunge jobs watch {job.id}")
+
+
+@command(app, "upload-checkpoint")
+def upload_checkpoint(
+    session: Session,
+    model: ModelId,
+    path: Annotated[Path, typer.Argument(help="A safetensors file.")],
+    dataset: Datasets,
+) -> None:
+    """Upload a checkpoint that was trained elsewhere."""
+    checkpoint = session.client.upload_checkpoint(model, path, dataset)
+    session.show(checkpoint)
+    if checkpoint.state == "invalid":
+        problem = checkpoint.problem
+        detail = problem if isinstance(problem, str | None) else problem.detail
+        raise CommandError(f"the checkpoint was refused: {detail}")
+
+
+@command(app, "download")
+def download(
+    session: Session,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, ckp_…")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("encoder.safetensors"),
+) -> None:
+    """Download what may leave the house: encoder and projector weights."""
+    digest = session.client.download_weights(checkpoint, out)
+    expected = session.client.checkpoint(checkpoint).release_digest
+    if expected is not None and digest != expected:
+        out.unlink()
+        raise CommandError(f"the download is damaged: {digest} instead of {expected}")
+    if session.as_json:
+        session.print_json({"path": str(out), "digest": digest})
+    else:
+        session.out.print(f"{out}  {digest}", highlight=False)
+
+
+@command(app, "promote")
+def promote(
+    session: Session,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, ckp_…")],
+) -> None:
+    """Make a checkpoint the model's head (where the policy says manual)."""
+    session.show(session.client.promote(checkpoint))
+
+
+def _framework(encoder: dict[str, Any] | None) -> str:
+    return str((encoder or {}).get("objective", {}).get("framework", ""))

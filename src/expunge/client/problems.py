@@ -1,0 +1,74 @@
+"""What can go wrong between client and service, as exceptions whose message a person can act on."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_MEMBERS = frozenset({"type", "title", "status", "detail", "instance"})
+_SHOWN_BODY_CHARS = 200
+
+
+class ProblemError(Exception):
+    """The service refused: its problem document (RFC 9457) as attributes."""
+
+    def __init__(
+        self, kind: str, status: int, title: str, detail: str, extensions: Mapping[str, Any]
+    ) -> None:
+        super().__init__(kind, status, title, detail, extensions)
+        self.type = kind
+        """Stable identifier, e.g. `urn:expunge:problem:not-found`."""
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.extensions = dict(extensions)
+        """Members beside the standard ones, e.g. `allowed` or `errors`."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.detail or self.title} (HTTP {self.status})"]
+        errors = self.extensions.get("errors") or []
+        parts += [_described(error) for error in errors if isinstance(error, Mapping)]
+        allowed = self.extensions.get("allowed")
+        if allowed and str(allowed) not in parts[0]:
+            parts.append(f"allowed: {_listed(allowed)}")
+        return "; ".join(parts)
+
+
+class UnreachableError(Exception):
+    """No usable answer came from the service; the message names the address that was tried."""
+
+
+class UnfinishedError(Exception):
+    """The work still runs after the time the caller was ready to wait."""
+
+
+def problem_of(status: int, content_type: str, body: bytes) -> ProblemError:
+    """The exception for an error answer; a body that is no problem document is quoted shortly."""
+    try:
+        document = json.loads(body) if "json" in content_type else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        text = body[:_SHOWN_BODY_CHARS].decode(errors="replace").strip()
+        return ProblemError("about:blank", status, "Error answer", text, {})
+    return ProblemError(
+        kind=str(document.get("type", "about:blank")),
+        status=status,
+        title=str(document.get("title", "Error answer")),
+        detail=str(document.get("detail") or ""),
+        extensions={key: value for key, value in document.items() if key not in _MEMBERS},
+    )
+
+
+def _described(error: Mapping[str, Any]) -> str:
+    where = str(error.get("pointer", "")).lstrip("#")
+    text = f"{where}: {error.get('message', '')}" if where else str(error.get("message", ""))
+    allowed = error.get("allowed")
+    if allowed and str(allowed) not in text:
+        text += f" (allowed: {_listed(allowed)})"
+    return text
+
+
+def _listed(allowed: Any) -> str:
+    if isinstance(allowed, list):
+        return ", ".join(str(value) for value in allowed)
+    return str(allowed)

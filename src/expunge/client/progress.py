@@ -1,0 +1,91 @@
+"""Shows a watched job or request: live bars in a terminal, few lines elsewhere (logs of a CI)."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from expunge.client.resources import End, Event, Progress, StateChange
+
+LOG_LINE_EVERY_SECONDS = 15.0
+SHOWN_AS_SECONDS = 100
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How the watched work ended; `progress` is the last that was reported."""
+
+    state: str
+    reason: str | None
+    progress: Progress | None
+
+
+def follow(events: Iterable[Event], console: Console, title: str) -> Followed:
+    """Show the events until the last one and say how it ended."""
+    shown = _with_bars if console.is_terminal else _as_lines
+    state, reason, progress = "unknown", None, None
+    for event in shown(events, console, title):
+        match event:
+            case StateChange():
+                state, reason = event.state, event.reason
+            case Progress():
+                progress = event
+            case End():
+                state = event.state
+    return Followed(state, reason, progress)
+
+
+def describe(progress: Progress) -> str:
+    """One line: losses, speed, what is left."""
+    losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+    return f"{losses} · {progress.images_per_second:,.0f} images/s · {left(progress)} left"
+
+
+def left(progress: Progress) -> str:
+    """The estimated time left, as a person would say it."""
+    seconds = round(progress.eta_seconds)
+    return f"{seconds} s" if seconds < SHOWN_AS_SECONDS else f"{round(seconds / 60)} min"
+
+
+def _with_bars(events: Iterable[Event], console: Console, title: str) -> Iterator[Event]:
+    columns = (
+        TextColumn("  {task.fields[title]}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[where]}"),
+        TextColumn("[dim]{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        bar = bars.add_task("", total=None, title=title, where="", detail="waiting")
+        for event in events:
+            match event:
+                case Progress():
+                    bars.update(
+                        bar,
+                        total=event.steps,
+                        completed=event.step,
+                        where=f"{event.phase} epoch {event.epoch}/{event.epochs}",
+                        detail=describe(event),
+                    )
+                case StateChange():
+                    bars.update(bar, detail=event.state)
+                case End():
+                    bars.update(bar, total=1, completed=1, detail=event.state)
+            yield event
+
+
+def _as_lines(events: Iterable[Event], console: Console, title: str) -> Iterator[Event]:
+    next_line = time.monotonic() + LOG_LINE_EVERY_SECONDS
+    for event in events:
+        match event:
+            case StateChange():
+                why = f": {event.reason}" if event.reason else ""
+                console.print(f"  {title}: {event.state}{why}", highlight=False)
+            case Progress() if time.monotonic() >= next_line:
+                next_line = time.monotonic() + LOG_LINE_EVERY_SECONDS
+                where = f"{event.phase} epoch {event.epoch}/{event.epochs}"
+                console.print(f"  {title}: {where} {describe(event)}", highlight=False)
+        yield event

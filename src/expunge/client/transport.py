@@ -1,0 +1,207 @@
+"""One HTTP session with the service: keys, bounded retries, problems as exceptions, event streams.
+
+Knows nothing of the service's resources.
+"""
+
+import base64
+import hashlib
+import ipaddress
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from expunge.client.events import ServerEvent, read_events
+from expunge.client.problems import UnreachableError, problem_of
+
+RETRIES = 4
+RETRY_BASE_SECONDS = 0.25
+RETRY_MAX_SECONDS = 4.0
+# Answers of a proxy whose service is restarting; the service itself does not send them.
+RETRIED_STATUSES = frozenset({502, 503, 504})
+CONNECT_TIMEOUT_SECONDS = 10.0
+# The service sends a comment line well within this time when nothing happens.
+EVENT_SILENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request body: JSON, or a file that is opened anew for every attempt."""
+
+    json: Any = None
+    file: Path | None = None
+
+    def opened(self) -> IO[bytes] | None:
+        """The file, opened, if the body is one."""
+        return None if self.file is None else self.file.open("rb")
+
+
+NO_BODY = Body()
+
+
+class Transport:
+    """Sends requests to one base address with one key."""
+
+    def __init__(self, base_url: str, key: str | None, timeout: float) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._timeout = timeout
+        self._http = httpx.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT_SECONDS),
+            # A proxy from the environment cannot reach this machine's own loopback address.
+            trust_env=not _is_loopback(httpx.URL(self.base_url).host),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Body = NO_BODY,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool = False,
+        wait: float = 0.0,
+    ) -> httpx.Response:
+        """Send one request and return its successful answer.
+
+        Args:
+            repeatable: the call may safely reach the service twice, so it is retried.
+            wait: seconds that the service may keep the answer back, beyond the usual timeout.
+
+        Raises:
+            ProblemError: the service refused.
+            UnreachableError: no answer came.
+        """
+
+        def attempt() -> httpx.Response:
+            opened = body.opened()
+            try:
+                return self._http.request(
+                    method,
+                    path,
+                    json=body.json,
+                    content=opened,
+                    params=params,
+                    headers=headers,
+                    timeout=httpx.Timeout(self._timeout + wait, connect=CONNECT_TIMEOUT_SECONDS),
+                )
+            finally:
+                if opened is not None:
+                    opened.close()
+
+        response = self._retried(attempt, repeatable=repeatable)
+        if response.is_error:
+            raise problem_of(
+                response.status_code, response.headers.get("content-type", ""), response.content
+            )
+        return response
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The body of a GET in pieces, for answers too large for memory."""
+        try:
+            with self._http.stream("GET", path) as response:
+                _raise_for(response)
+                yield response.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def events(self, path: str) -> Iterator[ServerEvent]:
+        """The server-sent events of `path`, resumed after a lost connection where they broke off.
+
+        Ends with the event named `end`. Raises as `send` does; `UnreachableError` after several
+        attempts in a row that brought no event.
+        """
+        last_id: str | None = None
+        failures = 0
+        while True:
+            cause: Exception | None = None
+            try:
+                for event in self._stream_once(path, last_id):
+                    last_id = event.id or last_id
+                    failures = 0
+                    yield event
+                    if event.name == "end":
+                        return
+            except httpx.TransportError as error:
+                cause = error
+            failures += 1
+            if failures > RETRIES:
+                reason = cause or "the event stream ends without an end event"
+                raise self._unreachable(reason) from cause
+            time.sleep(_pause(failures))
+
+    def _stream_once(self, path: str, last_id: str | None) -> Iterator[ServerEvent]:
+        headers = {"Accept": "text/event-stream"}
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        timeout = httpx.Timeout(EVENT_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
+            if response.status_code in RETRIED_STATUSES:
+                return
+            _raise_for(response)
+            yield from read_events(response.iter_lines())
+
+    def _retried(
+        self, attempt: Callable[[], httpx.Response], *, repeatable: bool
+    ) -> httpx.Response:
+        failures = 0
+        while True:
+            try:
+                response = attempt()
+            except httpx.TransportError as error:
+                # A connection that was never made carried no request: always safe to repeat.
+                safe = repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                failures += 1
+                if not safe or failures > RETRIES:
+                    raise self._unreachable(error) from error
+            else:
+                failures += 1
+                retried = repeatable and response.status_code in RETRIED_STATUSES
+                if not retried or failures > RETRIES:
+                    return response
+            time.sleep(_pause(failures))
+
+    def _unreachable(self, cause: object) -> UnreachableError:
+        what = str(cause) or type(cause).__name__
+        return UnreachableError(
+            f"No answer from the service at {self.base_url} ({what}). "
+            "Is it running, and is the address right?"
+        )
+
+
+def content_digest(path: Path) -> str:
+    """The `Content-Digest` header of a file (RFC 9530, SHA-256)."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return f"sha-256=:{base64.b64encode(digest).decode()}:"
+
+
+def _raise_for(response: httpx.Response) -> None:
+    if response.is_error:
+        body = response.read()
+        raise problem_of(response.status_code, response.headers.get("content-type", ""), body)
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next attempt: doubling, bounded, with full jitter."""
+    limit = min(RETRY_MAX_SECONDS, RETRY_BASE_SECONDS * 2 ** (failures - 1))
+    return random.uniform(limit / 2, limit)  # noqa: S311 -- spreads attempts, protects nothing
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
