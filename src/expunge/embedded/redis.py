@@ -22,6 +22,7 @@ class Redis:
     def __init__(self, directory: Path, *, log: Path | None = None) -> None:
         self.directory = directory.resolve()
         self.log = log or self.directory / "redis.log"
+        self._path = self.directory / "socket" / SOCKET_NAME
 
     @contextmanager
     def running(self) -> Iterator[tuple[str, Child]]:
@@ -34,7 +35,7 @@ class Redis:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         with socket_folder(self.directory / "socket", SOCKET_NAME) as folder:
-            path = folder / SOCKET_NAME
+            self._path = path = folder / SOCKET_NAME
             _stop_leftover(path)
             server = self._start_server(data, path)
             try:
@@ -42,6 +43,10 @@ class Redis:
                 yield f"redis+socket://{quote(str(path))}", server
             finally:
                 server.stop()
+
+    def waiting_clients(self) -> int:
+        """How many clients wait for a message on a list: Celery workers that are ready to work."""
+        return _command(self._path, b"CLIENT LIST").count(b" cmd=brpop ")
 
     def _start_server(self, data: Path, path: Path) -> Child:
         command = [str(_binary()), "--port", "0", "--unixsocket", str(path)]
@@ -83,13 +88,13 @@ def _stop_leftover(path: Path) -> None:
         time.sleep(0.02)
 
 
-def _command(path: Path, name: bytes) -> bytes:
-    """Send one command without arguments; the reply's first bytes, or b"" if nobody answers."""
+def _command(path: Path, command: bytes) -> bytes:
+    """Send one command; the whole reply, or b"" if nobody answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(REPLY_TIMEOUT_SECONDS)
         try:
             connection.connect(str(path))
-            connection.sendall(name + b"\r\n")
-            return connection.recv(64)
+            connection.sendall(command + b"\r\nQUIT\r\n")
+            return b"".join(iter(lambda: connection.recv(2**16), b""))
         except OSError:
             return b""

@@ -1,0 +1,93 @@
+"""`expunge up`: the one-machine stack in the foreground."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from expunge.embedded.processes import ProcessFailedError
+from expunge.embedded.stack import DEFAULT_PORT, Stack, StackError
+
+DEFAULT_STATE = Path("expunge-state")
+WATCH_SECONDS = 0.5
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands that start processes."""
+    app.command("up")(up)
+
+
+def up(
+    state: Annotated[
+        Path, typer.Option(help="Folder that keeps everything; made if missing.")
+    ] = DEFAULT_STATE,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = (
+        DEFAULT_PORT
+    ),
+) -> None:
+    """Run the whole service on this machine until Ctrl-C.
+
+    PostgreSQL, Redis, API, dispatcher and two workers, reachable from this machine only. Started
+    again over the same folder, it goes on where it was.
+    """
+    console = Console(highlight=False)
+    with stopped_by_signals():
+        try:
+            console.print(f"Starting over {state.resolve()} …")
+            started = time.monotonic()
+            with Stack(state, port) as stack:
+                _greet(console, stack, time.monotonic() - started)
+                _watch(console, stack)
+        except (ProcessFailedError, StackError) as error:
+            Console(stderr=True).print(f"Error: {error}", markup=False, highlight=False)
+            raise typer.Exit(1) from None
+    console.print("Stopped; everything is kept in the state folder.")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt once; while stopping they are ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    former = {name: signal.signal(name, interrupt) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for name, handler in former.items():
+            signal.signal(name, handler)
+
+
+def _greet(console: Console, stack: Stack, seconds: float) -> None:
+    console.print(f"Ready after {seconds:.1f} s at [bold]{stack.url}[/] (API reference: /docs)")
+    console.print(f"Logs: {stack.logs}")
+    if stack.is_new:
+        console.print(
+            "\nFirst operator key, shown this once (kept in operator.json of the state folder):\n"
+            f"  [bold]{stack.operator.secret}[/]"
+        )
+    console.print(
+        "\nTry in another terminal:\n"
+        f"  export EXPUNGE_URL={stack.url} EXPUNGE_KEY=<key>\n"
+        "  expunge methods\n"
+        '  expunge parties create "Ada" --role data_owner\n'
+        "\nCtrl-C stops everything.",
+        soft_wrap=True,
+    )
+
+
+def _watch(console: Console, stack: Stack) -> None:
+    try:
+        while True:
+            stack.check()
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        console.print("Stopping …")
