@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, aliased
 from expunge.registry import log
 from expunge.registry.database import Sessions
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.lifecycles import JobState, RequestState
-from expunge.registry.tables import TRAINING_KINDS, Job, JobKind, Model
+from expunge.registry.lifecycles import CheckpointState, DatasetState, JobState, RequestState
+from expunge.registry.tables import TRAINING_KINDS, Checkpoint, Dataset, Job, JobKind, Model
 from expunge.registry.transitions import LeaseLost, move, move_leased
 
 WAKE_CHANNEL = "expunge_jobs"
@@ -56,16 +56,19 @@ def enqueue(
 def take_wakeups(session: Session, *, republish_seconds: float) -> list[tuple[str, JobKind]]:
     """Mark due queued jobs as announced and return (id, kind): unannounced ones, and those announced long ago.
 
+    The pause between two announcements of a job doubles, so that a long queue behind busy workers
+    does not fill Redis.
+
     Rows are taken with SKIP LOCKED, so that any number of dispatchers may run; the caller sends
     the wake-ups before it commits, so that a failed send leaves them unannounced.
     """
-    stale = func.now() - timedelta(seconds=republish_seconds)
+    pause = func.greatest(timedelta(seconds=republish_seconds), Job.published_at - Job.due_at)
     due = (
         select(Job.id)
         .where(
             Job.state == JobState.QUEUED,
             Job.due_at <= func.now(),
-            or_(Job.published_at.is_(None), Job.published_at < stale),
+            or_(Job.published_at.is_(None), Job.published_at + pause < func.now()),
         )
         .order_by(Job.due_at, Job.id)
         .with_for_update(skip_locked=True)
@@ -200,11 +203,12 @@ def succeed(session: Session, lease: Lease, **values: Any) -> Job:
         lease_expires_at=None,
         **values,
     )
+    _wake_waiting(session, job)
     return job
 
 
 def fail(session: Session, lease: Lease, reason: str) -> Job:
-    """End the job for good with its reason; its requests fail with it.
+    """End the job for good with its reason; what waits for it (requests, data set, upload) learns of it.
 
     Raises:
         LeaseLost: the job was given away.
@@ -222,7 +226,27 @@ def fail(session: Session, lease: Lease, reason: str) -> Job:
     )
     for request in job.requests:
         move(session, request, RequestState.FAILED, reason=reason)
+    problem = {"code": "job-failed", "detail": reason}
+    if job.dataset_id is not None:
+        dataset = session.get_one(Dataset, job.dataset_id)
+        move(session, dataset, DatasetState.OPEN, problem=problem)
+    if job.checkpoint_id is not None:
+        checkpoint = session.get_one(Checkpoint, job.checkpoint_id)
+        move(session, checkpoint, CheckpointState.INVALID, problem=problem)
+    _wake_waiting(session, job)
     return job
+
+
+def _wake_waiting(session: Session, ended: Job) -> None:
+    """Announce anew the jobs of the same model: they could not be claimed while this one ran."""
+    if ended.model_id is not None:
+        session.execute(
+            update(Job)
+            .where(Job.model_id == ended.model_id, Job.state == JobState.QUEUED)
+            .values(published_at=None)
+            .execution_options(synchronize_session=False)
+        )
+        session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))
 
 
 def release(session: Session, lease: Lease, reason: str) -> None:

@@ -1,29 +1,50 @@
-"""Structured logs of every service process: one JSON object a line, on standard error."""
+"""Structured logs: one JSON object a line on stderr, for every process of the service. Never logs a body or a key."""
 
 import logging
 import sys
 
 import structlog
 
+QUIET_LOGGERS = ("uvicorn.access",)
+"""Their lines are written by the service itself, with request ids."""
+REROUTED_LOGGERS = ("uvicorn", "uvicorn.error")
+"""Loggers that come with handlers of their own."""
+
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send structlog's and the standard library's records through one JSON renderer."""
+    """Send structlog's and the standard library's records to stderr as JSON; calling it again changes nothing."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processor=structlog.processors.JSONRenderer(), foreign_pre_chain=shared
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
         )
     )
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in REROUTED_LOGGERS:
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).disabled = True

@@ -1,0 +1,78 @@
+"""`python -m expunge.worker dispatch|train|interactive`: the processes beside the api."""
+
+import argparse
+import signal
+import socket
+import threading
+from typing import Any
+
+from celery import signals
+
+from expunge.registry.database import connect, sessions
+from expunge.registry.logs import configure_logging
+from expunge.registry.objects import open_store
+from expunge.registry.settings import Settings
+from expunge.worker.context import Context
+from expunge.worker.dispatcher import Dispatcher
+from expunge.worker.running import Runner
+from expunge.worker.wakeups import ROLES, RUN_JOB, make_celery
+
+
+def dispatch(settings: Settings) -> None:
+    """Run a dispatcher until SIGTERM or SIGINT."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    engine = connect(settings.database_url)
+    Dispatcher(settings, engine).run(stopping.is_set)
+    engine.dispose()
+
+
+def work(settings: Settings, role: str) -> None:
+    """Run a Celery worker of one role until SIGTERM or SIGINT.
+
+    The solo pool runs a job in this very process: no fork between CUDA and its user, and a stop
+    signal reaches the supervisor of a training process, which gives the job back.
+    """
+    engine = connect(settings.database_url)
+    context = Context(settings, sessions(engine), open_store(settings))
+    runner = Runner(context)
+    if role == "interactive":
+        _ = runner.auditor
+    app = make_celery(settings)
+    app.task(runner.run, name=RUN_JOB)
+
+    def stop(**_: Any) -> None:
+        context.stopping.set()
+
+    signals.worker_shutting_down.connect(stop)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=solo",
+            f"--queues={','.join(ROLES[role])}",
+            f"--hostname={role}@{socket.gethostname()}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=INFO",
+        ]
+    )
+    engine.dispose()
+
+
+def main() -> None:
+    """Start what the command line names; settings come from the environment."""
+    parser = argparse.ArgumentParser(prog="python -m expunge.worker", description=__doc__)
+    parser.add_argument("role", choices=["dispatch", *ROLES], help="what this process does")
+    role = parser.parse_args().role
+    configure_logging()
+    settings = Settings()
+    if role == "dispatch":
+        dispatch(settings)
+    else:
+        work(settings, role)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The Celery side: which queue a kind of job goes to, and the message that wakes a worker.
+
+A message carries a job's id and nothing else; losing or repeating one changes nothing.
+"""
+
+from celery import Celery
+
+from expunge.registry.settings import Settings
+from expunge.registry.tables import JobKind
+
+RUN_JOB = "expunge.run_job"
+QUEUES: dict[JobKind, str] = {
+    JobKind.SEAL: "intake",
+    JobKind.VERIFY: "intake",
+    JobKind.PRETRAIN: "train",
+    JobKind.UNLEARN: "train",
+    JobKind.AUDIT: "audit",
+}
+ROLES: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "interactive": ("audit", "intake"),
+}
+"""What a worker process listens to: one that trains, one that answers quickly."""
+REDIS_TIMEOUT_SECONDS = 5
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application: messages are acknowledged on receipt, results are not kept."""
+    app = Celery("expunge", broker=settings.redis_url)
+    app.conf.update(
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_connect_timeout": REDIS_TIMEOUT_SECONDS},
+        task_create_missing_queues=True,
+        worker_enable_remote_control=False,
+    )
+    return app
+
+
+def wake(app: Celery, job_id: str, kind: JobKind) -> None:
+    """Tell some worker of the right role that the job may be claimed.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis cannot be reached.
+    """
+    app.send_task(RUN_JOB, args=[job_id], queue=QUEUES[kind], retry=False)
