@@ -1,0 +1,52 @@
+# Every command a user or developer needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+install: $(INSTALLED) ## create .venv with everything pinned in requirements.txt
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Expunge needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing Expunge into $(VENV) (PyTorch is large; once only) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.txt
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable . --quiet
+	@touch $@
+
+demo: install ## run the main job on real images and show the result (under demo/)
+	@$(BIN)/expunge demo
+
+up: install ## run the whole service on this machine
+	@$(BIN)/expunge up
+
+test: install ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: install ## check style, formatting, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: install ## pin all dependencies anew, with hashes and without addresses
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade \
+		--quiet --output-file requirements.txt
+
+clean: ## remove the environment and the demo's output
+	rm -rf $(VENV) demo
