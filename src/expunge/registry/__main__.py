@@ -9,7 +9,6 @@ from expunge.registry.database import connect, sessions
 from expunge.registry.log import SERVICE
 from expunge.registry.migration import migrate
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Role
 
 
 def main() -> None:
@@ -17,8 +16,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m expunge.registry", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("migrate", help="bring the database to the newest schema")
-    key = commands.add_parser("operator-key", help="create an operator and print its key once")
-    key.add_argument("--name", default="operator", help="name of the new operator party")
+    key = commands.add_parser(
+        "operator-key", help="print a new key of an operator, made if there is none of that name"
+    )
+    key.add_argument("--name", default="operator", help="name of the operator party")
     arguments = parser.parse_args()
     settings = Settings()
     if arguments.command == "migrate":
@@ -26,7 +27,7 @@ def main() -> None:
         return
     engine = connect(settings.database_url)
     with sessions(engine).begin() as session:
-        party = parties.create_party(session, arguments.name, Role.OPERATOR, actor=SERVICE)
+        party = parties.operator_named(session, arguments.name, actor=SERVICE)
         issued = parties.issue_key(session, party.id, expires_in_days=None, actor=SERVICE)
         answer = {"party_id": party.id, "key_id": issued.key.id, "secret": issued.secret}
     engine.dispose()

@@ -66,6 +66,16 @@ def issue_key(
     return IssuedKey(key, secret)
 
 
+def operator_named(session: Session, name: str, *, actor: str) -> Party:
+    """The operator of that name, created if there is none: so that a lost key can be replaced.
+
+    Raises:
+        Conflict: a party of another role has the name.
+    """
+    party = session.scalar(select(Party).where(Party.name == name, Party.role == Role.OPERATOR))
+    return party or create_party(session, name, Role.OPERATOR, actor=actor)
+
+
 def revoke_key(session: Session, key_id: str, *, actor: str) -> None:
     """End a key's life at once; ending it again changes nothing.
 
