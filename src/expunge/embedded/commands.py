@@ -1,25 +1,25 @@
 """`expunge up`: the one-machine stack in the foreground."""
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from expunge.embedded.demonstration.command import demo
 from expunge.embedded.processes import ProcessFailedError
+from expunge.embedded.signals import stopped_by_signals
 from expunge.embedded.stack import DEFAULT_PORT, Stack, StackError
 
-DEFAULT_STATE = Path("expunge-state")
+DEFAULT_STATE = Path("state")
 WATCH_SECONDS = 0.5
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands that start processes."""
     app.command("up")(up)
+    app.command("demo")(demo)
 
 
 def up(
@@ -47,23 +47,6 @@ def up(
             Console(stderr=True).print(f"Error: {error}", markup=False, highlight=False)
             raise typer.Exit(1) from None
     console.print("Stopped; everything is kept in the state folder.")
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt once; while stopping they are ignored."""
-
-    def interrupt(number: int, frame: object) -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    former = {name: signal.signal(name, interrupt) for name in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for name, handler in former.items():
-            signal.signal(name, handler)
 
 
 def _greet(console: Console, stack: Stack, seconds: float) -> None:

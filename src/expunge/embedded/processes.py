@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # no stubs among our dependencies
+
 STOP_GRACE_SECONDS = 10.0
 REPORTED_LOG_LINES = 15
 REPORTED_LOG_BYTES = 16 * 2**10
@@ -69,13 +71,16 @@ class Child:
             self.process.send_signal(self.stop_signal)
 
     def stop(self) -> None:
-        """Stop the process and wait for it; what is left of its session is killed."""
+        """Stop the process and wait; after the grace period it is killed with all it started."""
         self.ask_to_stop()
-        with suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(self.grace_seconds)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        except subprocess.TimeoutExpired:
+            for process in psutil.Process(self.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.kill()
+            self.process.wait()
 
     def last_words(self) -> str:
         """The end of the log, indented, with the log's path."""

@@ -6,6 +6,7 @@ Binds to the loopback address only, keeps everything in one folder, restarts not
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,12 +28,13 @@ from expunge.embedded.redis import Redis
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 OPERATOR_NAME = "operator"
+PROCESSES = "processes.json"
 WORKERS = ("train", "interactive")
 START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.05
 API_GRACE_SECONDS = 5.0
-# A worker may be inside a training step; what it loses is repeated from the last snapshot.
-WORKER_GRACE_SECONDS = 10.0
+# A worker that trains ends its training process first and gives the job back.
+WORKER_GRACE_SECONDS = 20.0
 
 
 class StackError(RuntimeError):
@@ -97,7 +99,7 @@ class Stack:
         for folder in (self.state, self.logs, self.state / "objects", self.state / "work"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._exit.enter_context(_locked(self.state / "lock"))
-        end_remembered(self.state / "processes.json")
+        end_remembered(self.state / PROCESSES)
         port = _free_port(self._port)
         self.url = f"http://{HOST}:{port}"
         postgres = Postgres(self.state / "postgres", log=self.logs / "postgres.log")
@@ -168,14 +170,14 @@ class Stack:
             grace_seconds=grace_seconds,
         )
         self._services.append(child)
-        remember(self.state / "processes.json", self._services)
+        remember(self.state / PROCESSES, self._services)
 
     def _stop_services(self) -> None:
         for child in self._services:
             child.ask_to_stop()
         for child in self._services:
             child.stop()
-        (self.state / "processes.json").unlink(missing_ok=True)
+        (self.state / PROCESSES).unlink(missing_ok=True)
 
     def _api_is_ready(self) -> bool:
         try:
@@ -191,6 +193,21 @@ class Stack:
             if time.monotonic() > deadline:
                 raise ProcessFailedError(f"{failure} Logs: {self.logs}")
             time.sleep(POLL_SECONDS)
+
+
+def remove_state(state: Path) -> None:
+    """Remove a state folder that no stack uses; anything else is left alone.
+
+    Raises:
+        StackError: a stack uses it, or it is another kind of folder.
+    """
+    if not state.exists():
+        return
+    if not (state / "lock").exists():
+        raise StackError(f"{state} is not the state folder of a stack; nothing is removed")
+    with _locked(state / "lock"):
+        end_remembered(state / PROCESSES)
+        shutil.rmtree(state)
 
 
 @contextmanager
