@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import func, select
@@ -206,10 +207,13 @@ def encode_index(records: Iterable[SampleRecord]) -> tuple[bytes, str]:
     return data, f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_index(store: ObjectStore, index_key: str) -> Iterator[dict[str, Any]]:
-    """The records of a sealed data set's index in order, read as a stream."""
+def read_index(store: ObjectStore, index_key: str, *, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The records of a sealed data set's index from number `start` on, in order, read as a stream."""
+    return (json.loads(line) for line in islice(_lines(store.stream(index_key)), start, None))
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
-    for chunk in store.stream(index_key):
+    for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+        yield from lines

@@ -17,9 +17,16 @@ from expunge.registry.tables import (
     Model,
     Party,
     Request,
+    Role,
 )
 
-Row = TypeVar("Row", Dataset, Model, Checkpoint, Request, Job, Audit)
+Row = TypeVar("Row", Party, Dataset, Model, Checkpoint, Request, Job, Audit)
+
+
+def parties(operator: Party) -> Select[Party]:
+    """Everybody, for an operator; else oneself."""
+    everybody = select(Party)
+    return everybody if operator.role == Role.OPERATOR else everybody.where(Party.id == operator.id)
 
 
 def datasets(party: Party) -> Select[Dataset]:
@@ -37,6 +44,11 @@ def models(party: Party) -> Select[Model]:
         .where(Dataset.owner_id == party.id)
     )
     return select(Model).where(or_(Model.owner_id == party.id, Model.id.in_(trained)))
+
+
+def own_models(party: Party) -> Select[Model]:
+    """Own models only."""
+    return select(Model).where(Model.owner_id == party.id)
 
 
 def checkpoints(party: Party) -> Select[Checkpoint]:
@@ -75,6 +87,7 @@ def one(session: Session, readable: Select[Row], row_id: str) -> Row:
 
 
 KIND: dict[type, str] = {
+    Party: "party",
     Dataset: "data set",
     Model: "model",
     Checkpoint: "checkpoint",

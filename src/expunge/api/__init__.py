@@ -1,0 +1,1 @@
+"""The HTTP face of Expunge: routes, schemas, keys, problems, pages. Never trains and never imports torch."""

@@ -1,0 +1,76 @@
+"""The application: resources opened and closed, routers put together, keys demanded by default."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from expunge.api import openapi, problems
+from expunge.api.auth import authenticated
+from expunge.api.routes import (
+    audits,
+    checkpoints,
+    datasets,
+    health,
+    jobs,
+    methods,
+    models,
+    parties,
+    requests,
+)
+from expunge.api.service import Service
+from expunge.api.tracing import RequestTracing
+from expunge.registry.database import connect, sessions
+from expunge.registry.logs import configure_logging
+from expunge.registry.objects import open_store
+from expunge.registry.settings import Settings
+
+POOL_SIZE = 30
+"""With SQLAlchemy's overflow of 10: as many connections as the server has handler threads."""
+
+OPEN = (health.router, methods.router)
+"""The only routers that answer without a key."""
+KEYED = (
+    parties.router,
+    datasets.router,
+    datasets.uploads,
+    models.router,
+    checkpoints.router,
+    requests.router,
+    jobs.router,
+    audits.router,
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service over these settings; over those of the environment if there are none given."""
+    resolved = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure_logging()
+        resolved.work_dir.mkdir(parents=True, exist_ok=True)
+        engine = connect(resolved.database_url, pool_size=POOL_SIZE)
+        app.state.service = Service(resolved, engine, sessions(engine), open_store(resolved))
+        yield
+        engine.dispose()
+
+    app = FastAPI(
+        title=openapi.TITLE,
+        version=version("expunge"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    problems.install(app)
+    app.add_middleware(RequestTracing)
+    for router in OPEN:
+        app.include_router(router)
+    keyed = APIRouter(dependencies=[Depends(authenticated)])
+    for router in KEYED:
+        keyed.include_router(router)
+    app.include_router(keyed)
+    openapi.install(app)
+    return app

@@ -1,0 +1,67 @@
+"""Who calls: the bearer key's party and its role. Deny by default: whole routers depend on `authenticated`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from expunge.api.service import CurrentService
+from expunge.registry import parties
+from expunge.registry.errors import Forbidden, Unauthenticated
+from expunge.registry.tables import ApiKey, Party, Role
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="key",
+    description="A key of a party: `Authorization: Bearer xpk_…`. Operators issue keys.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The party that calls and the key that it used."""
+
+    party: Party
+    key: ApiKey
+
+
+def authenticated(
+    service: CurrentService,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """The caller of this request.
+
+    Raises:
+        Unauthenticated: no key, or not a live one.
+    """
+    if credentials is None:
+        raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
+    with service.sessions() as session:
+        key = parties.authenticate(session, credentials.credentials)
+    structlog.contextvars.bind_contextvars(party_id=key.party_id)
+    return Caller(key.party, key)
+
+
+AnyCaller = Annotated[Caller, Depends(authenticated)]
+
+
+def _require(*roles: Role) -> Callable[[Caller], Party]:
+    def party(caller: AnyCaller) -> Party:
+        if caller.party.role not in roles:
+            raise Forbidden(
+                f"This call is for {' and '.join(role.value for role in roles)} keys; "
+                f"yours is of a {caller.party.role}.",
+                allowed=[role.value for role in roles],
+            )
+        return caller.party
+
+    return party
+
+
+Operator = Annotated[Party, Depends(_require(Role.OPERATOR))]
+ModelOwner = Annotated[Party, Depends(_require(Role.MODEL_OWNER))]
+Owner = Annotated[Party, Depends(_require(Role.DATA_OWNER, Role.MODEL_OWNER))]
+"""Whoever may own data sets: data owners, and model owners with images of their own."""

@@ -1,0 +1,90 @@
+"""The service's description of itself: OpenAPI with problems on every route, and pages to read it without a network."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
+
+from expunge.api.problems import Problem, documented
+
+TITLE = "Expunge"
+DESCRIPTION = """\
+Machine unlearning as a service for contrastive encoders.
+
+**Data owners** upload data sets, let a model owner train on them, ask a model to forget them and
+audit what happened. **Model owners** train models and follow the jobs that make them forget.
+**Operators** give out keys.
+
+Every call but health, methods and this description needs `Authorization: Bearer xpk_…`. Errors are
+`application/problem+json` (RFC 9457) with a stable `type`; what belongs to another party is 404.
+Lists come in pages (`cursor`, `limit`). Long work answers 202 with `Location`; where it says so,
+`Prefer: wait=N` waits for the end. Times are ISO 8601 in UTC.
+"""
+TAGS = [
+    {"name": "service", "description": "Health."},
+    {"name": "methods", "description": "Unlearning methods, their parameters and bounds."},
+    {"name": "parties", "description": "Who takes part, and keys."},
+    {"name": "datasets", "description": "Images of one owner: uploaded in shards, then sealed."},
+    {"name": "models", "description": "Encoders, their policy and pre-training."},
+    {"name": "checkpoints", "description": "Weights of a model through its life."},
+    {"name": "requests", "description": "Removal requests and their progress."},
+    {"name": "jobs", "description": "Training runs of a model owner's models."},
+    {"name": "audits", "description": "What became of the owner's samples, black box."},
+]
+VENDOR_PATH = "/docs/assets"
+
+
+def install(app: FastAPI) -> None:
+    """Serve /docs from bundled files and give /openapi.json its problems."""
+    app.mount(VENDOR_PATH, StaticFiles(directory=Path(str(swagger_ui_path))), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    def show_docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=TITLE,
+            swagger_js_url=f"{VENDOR_PATH}/swagger-ui-bundle.js",
+            swagger_css_url=f"{VENDOR_PATH}/swagger-ui.css",
+            swagger_favicon_url=f"{VENDOR_PATH}/favicon-32x32.png",
+        )
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    document = get_openapi(
+        title=TITLE,
+        version=app.version,
+        description=DESCRIPTION,
+        tags=TAGS,
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs")
+    schemas["Problem"] = problem
+    for path in document["paths"].values():
+        for operation in path.values():
+            responses = operation["responses"]
+            if "422" in responses:
+                responses |= _as_text(documented(422))
+            if operation.get("security"):
+                responses |= _as_text(documented(401))
+    return document
+
+
+def _as_text(responses: dict[int | str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {str(status): response for status, response in responses.items()}

@@ -1,0 +1,175 @@
+"""Every error as an RFC 9457 problem, translated here once. Never shows internals; what nobody foresaw is logged."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from psycopg.errors import UniqueViolation
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from expunge.registry.errors import DomainError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:expunge:problem:"
+RETRY_AFTER_SECONDS = "1"
+
+BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected", "multiple_of")
+"""What pydantic's error context says of a bound."""
+
+log = structlog.get_logger(__name__)
+
+
+class InputError(BaseModel):
+    """One thing that is wrong with a request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    pointer: str = Field(description="JSON pointer into the body, or the name of the parameter.")
+    message: str
+    allowed: Any = Field(default=None, description="Bounds or values that are allowed.")
+
+
+class Problem(BaseModel):
+    """Why a call was refused (RFC 9457). `type` is stable; `detail` is for people."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": f"{TYPE_PREFIX}unknown-method",
+                    "title": "Unknown method",
+                    "status": 422,
+                    "detail": "unknown method 'forget'; known: alignment_calibration, fine_tune",
+                    "allowed": ["alignment_calibration", "fine_tune"],
+                }
+            ]
+        },
+    )
+
+    type: str = Field(description="`urn:expunge:problem:` and a stable name.")
+    title: str
+    status: int
+    detail: str
+    errors: list[InputError] | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with problems of these statuses."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def problem(
+    status: int,
+    slug: str,
+    title: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **extensions: Any,
+) -> Response:
+    """A problem response; ASCII-only JSON, since `detail` may quote what a caller sent."""
+    content = {
+        "type": TYPE_PREFIX + slug,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        **extensions,
+    }
+    return Response(
+        json.dumps(content, default=str), status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def unexpected(request_id: str) -> Response:
+    """The answer to an error that nobody foresaw."""
+    return problem(
+        500,
+        "internal",
+        "Internal error",
+        f"The service failed; its log says more under request {request_id}.",
+        request_id=request_id,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers on the app."""
+    app.exception_handler(DomainError)(_domain)
+    app.exception_handler(RequestValidationError)(_validation)
+    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(IntegrityError)(_integrity)
+    app.exception_handler(OperationalError)(_unavailable)
+    app.exception_handler(PoolTimeout)(_unavailable)
+
+
+def _domain(_: Request, error: DomainError) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    return problem(
+        error.status, error.slug, error.title, error.detail, headers=headers, **error.extensions
+    )
+
+
+def _validation(_: Request, error: RequestValidationError) -> Response:
+    found = error.errors()
+    if any(each["loc"][0] == "path" for each in found):
+        return problem(404, "not-found", "Not found", "There is no such resource.")
+    errors = [_input_error(each) for each in found]
+    return problem(
+        422,
+        "invalid",
+        "Invalid input",
+        "; ".join(f"{each['pointer'] or 'body'}: {each['message']}" for each in errors),
+        errors=errors,
+    )
+
+
+def _input_error(error: Any) -> dict[str, Any]:
+    place, *rest = error["loc"]
+    if error["type"] == "json_invalid":
+        return {"in": "body", "pointer": "", "message": "the body is not JSON"}
+    pointer = "".join(f"/{part}" for part in rest) if place == "body" else ".".join(map(str, rest))
+    found = {"in": place, "pointer": pointer, "message": error["msg"]}
+    bounds = {name: value for name, value in (error.get("ctx") or {}).items() if name in BOUNDS}
+    return found | ({"allowed": bounds} if bounds else {})
+
+
+def _http(_: Request, error: HTTPException) -> Response:
+    phrase = HTTPStatus(error.status_code).phrase
+    slug = phrase.lower().replace(" ", "-")
+    return problem(error.status_code, slug, phrase, str(error.detail), headers=error.headers)
+
+
+def _integrity(_: Request, error: IntegrityError) -> Response:
+    if not isinstance(error.orig, UniqueViolation):
+        raise error
+    return problem(
+        409,
+        "conflict",
+        "Conflict with the current state",
+        "Another call made the same thing at the same moment.",
+    )
+
+
+def _unavailable(_: Request, error: Exception) -> Response:
+    log.error("database-unavailable", error=type(error).__name__, exc_info=error)
+    return problem(
+        503,
+        "unavailable",
+        "Temporarily unavailable",
+        "The service's database does not answer; try again.",
+        headers={"Retry-After": RETRY_AFTER_SECONDS},
+    )

@@ -1,0 +1,214 @@
+"""Data sets: open one, upload shards, seal it, let a model owner train on it."""
+
+import re
+from itertools import islice
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from expunge.api import pages
+from expunge.api.auth import Owner
+from expunge.api.bodies import JsonRoute
+from expunge.api.pages import Page, Paging
+from expunge.api.problems import documented
+from expunge.api.schemas import datasets as schemas
+from expunge.api.schemas.values import DatasetPath, PartyPath
+from expunge.api.service import CurrentService, Service
+from expunge.api.uploads import AnnouncedDigest, Upload, received
+from expunge.api.waiting import WaitSeconds, accepted, until_final
+from expunge.formats.shards import ShardError, check_structure
+from expunge.registry import datasets, visibility
+from expunge.registry.errors import InvalidShard, NotSealed
+from expunge.registry.lifecycles import DatasetState
+from expunge.registry.tables import Party
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar")
+
+router = APIRouter(tags=["datasets"], route_class=JsonRoute)
+uploads = APIRouter(tags=["datasets"])
+
+
+@router.post(
+    "/datasets", status_code=201, summary="Open a data set", responses=documented(403, 409)
+)
+def create_dataset(
+    body: schemas.NewDataset, owner: Owner, service: CurrentService, response: Response
+) -> schemas.Dataset:
+    """An empty data set that takes shards until it is sealed. Names are unique among your own."""
+    with service.sessions.begin() as session:
+        row = datasets.create(session, owner, body.name)
+        answer = schemas.Dataset.of(row, owner)
+    response.headers["Location"] = f"/datasets/{answer.id}"
+    return answer
+
+
+@router.get("/datasets", summary="List data sets", responses=documented(403))
+def list_datasets(owner: Owner, service: CurrentService, page: Paging) -> Page[schemas.Dataset]:
+    """Your own, and those that were granted to you for training; newest first."""
+    with service.sessions() as session:
+        rows, following = pages.rows(session, visibility.datasets(owner), page)
+        items = [schemas.Dataset.of(row, owner) for row in rows]
+    return Page(items=items, next_cursor=following)
+
+
+@router.get("/datasets/{dataset_id}", summary="Show a data set", responses=documented(403, 404))
+def show_dataset(dataset_id: DatasetPath, owner: Owner, service: CurrentService) -> schemas.Dataset:
+    """State, counts, digest and shards. A model owner with a grant sees this, and no sample."""
+    return _read(service, owner, dataset_id)
+
+
+@uploads.put(
+    "/datasets/{dataset_id}/shards/{name}",
+    status_code=201,
+    summary="Upload a shard",
+    responses=documented(400, 403, 404, 409, 413),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload_shard(
+    *,
+    dataset_id: DatasetPath,
+    name: str,
+    owner: Owner,
+    service: CurrentService,
+    digest: AnnouncedDigest,
+    request: Request,
+) -> schemas.Shard:
+    """A WebDataset tar: `key.jpg|png|webp`, optionally `key.cls` (label) and `key.txt` (caption).
+
+    Names, kinds and grouping are checked before anything is stored, images on sealing. The same
+    shard name again replaces the shard while the data set is open or invalid.
+    """
+    _check_name(name)
+    await run_in_threadpool(_check_accepts, service, owner, dataset_id)
+    settings = service.settings
+    async with received(
+        request, folder=settings.work_dir, limit=settings.max_shard_bytes, sha256=digest
+    ) as upload:
+        return await run_in_threadpool(_store_shard, service, owner, dataset_id, name, upload)
+
+
+def _check_name(name: str) -> None:
+    if not SHARD_NAME.fullmatch(name):
+        raise InvalidShard(
+            f"{name[:100]!r} is no shard name: letters, digits, '_', '-' and '.', at most 104 "
+            "characters, ending in .tar, not starting with a dot.",
+            code="unsafe-name",
+            allowed=SHARD_NAME.pattern,
+        )
+
+
+def _check_accepts(service: Service, owner: Party, dataset_id: str) -> None:
+    with service.sessions() as session:
+        datasets.check_accepts_shards(datasets.owned(session, owner, dataset_id))
+
+
+def _store_shard(
+    service: Service, owner: Party, dataset_id: str, name: str, upload: Upload
+) -> schemas.Shard:
+    try:
+        samples = check_structure(upload.path)
+    except ShardError as error:
+        raise InvalidShard(f"Shard {name}: {error}.", code=error.code) from error
+    shard = datasets.StoredShard(
+        name=name,
+        digest=f"sha256:{upload.sha256}",
+        bytes=upload.size,
+        samples=samples,
+        object_key=service.store.put(upload.path, upload.sha256),
+    )
+    with service.sessions.begin() as session:
+        row = datasets.add_shard(session, owner, dataset_id, shard)
+    return schemas.Shard.of(row)
+
+
+@router.post(
+    "/datasets/{dataset_id}/seal",
+    status_code=202,
+    summary="Seal a data set",
+    responses=documented(403, 404, 409),
+)
+async def seal_dataset(
+    dataset_id: DatasetPath,
+    owner: Owner,
+    service: CurrentService,
+    wait: WaitSeconds,
+    response: Response,
+) -> schemas.Dataset:
+    """Have every sample decoded and recorded; then the data set is `sealed` for ever, or `invalid`.
+
+    Sealing again changes nothing. `Prefer: wait=N` answers 200 with the final state.
+    """
+    first = await run_in_threadpool(_start_sealing, service, owner, dataset_id)
+    answer = await until_final(first, lambda: _read(service, owner, dataset_id), _is_settled, wait)
+    accepted(response, f"/datasets/{dataset_id}", final=_is_settled(answer), waited=wait)
+    return answer
+
+
+def _start_sealing(service: Service, owner: Party, dataset_id: str) -> schemas.Dataset:
+    with service.sessions.begin() as session:
+        row, _ = datasets.start_sealing(session, owner, dataset_id)
+        return schemas.Dataset.of(row, owner)
+
+
+def _is_settled(dataset: schemas.Dataset) -> bool:
+    return dataset.state != DatasetState.SEALING
+
+
+def _read(service: Service, reader: Party, dataset_id: str) -> schemas.Dataset:
+    with service.sessions() as session:
+        row = visibility.one(session, visibility.datasets(reader), dataset_id)
+        return schemas.Dataset.of(row, reader)
+
+
+@router.get(
+    "/datasets/{dataset_id}/samples",
+    summary="List samples",
+    responses=documented(403, 404, 409),
+)
+def list_samples(
+    dataset_id: DatasetPath, owner: Owner, service: CurrentService, page: Paging
+) -> Page[schemas.Sample]:
+    """The samples of a sealed data set of your own, in order of shard and position."""
+    with service.sessions() as session:
+        row = datasets.owned(session, owner, dataset_id)
+    if row.index_key is None:
+        raise NotSealed(f"Data set {row.id} is {row.state}; it has samples once it is sealed.")
+    start = pages.offset(page)
+    index = datasets.read_index(service.store, row.index_key, start=start)
+    found = list(islice(enumerate(index, start), page.limit + 1))
+    shown, following = pages.cut(found, page.limit, lambda numbered: str(numbered[0] + 1))
+    return Page(items=[schemas.Sample.of(record) for _, record in shown], next_cursor=following)
+
+
+@router.post(
+    "/datasets/{dataset_id}/grants",
+    status_code=201,
+    summary="Allow training",
+    responses=documented(403, 404),
+)
+def create_grant(
+    dataset_id: DatasetPath, body: schemas.NewGrant, owner: Owner, service: CurrentService
+) -> schemas.Grant:
+    """Let a model owner train on the data set. Granting again changes nothing."""
+    with service.sessions.begin() as session:
+        row = datasets.grant(session, owner, dataset_id, body.party_id)
+    return schemas.Grant.of(row)
+
+
+@router.delete(
+    "/datasets/{dataset_id}/grants/{party_id}",
+    status_code=204,
+    summary="Withdraw a grant",
+    responses=documented(403, 404),
+)
+def withdraw_grant(
+    dataset_id: DatasetPath, party_id: PartyPath, owner: Owner, service: CurrentService
+) -> None:
+    """No new training may use the data set. What was trained stays until it is unlearned."""
+    with service.sessions.begin() as session:
+        datasets.withdraw_grant(session, owner, dataset_id, party_id)

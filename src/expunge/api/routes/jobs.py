@@ -1,0 +1,75 @@
+"""Jobs: what training the caller's models undergo."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy import Select
+from sqlalchemy.orm import Session, selectinload
+
+from expunge.api import pages
+from expunge.api.auth import ModelOwner
+from expunge.api.events import LastEventId, Moment, follow
+from expunge.api.pages import Page, Paging
+from expunge.api.problems import documented
+from expunge.api.schemas import jobs as schemas
+from expunge.api.schemas.values import JobPath, Progress
+from expunge.api.service import CurrentService
+from expunge.registry import lifecycles, visibility
+from expunge.registry.jobs import LIVE_STATES
+from expunge.registry.tables import Job, Party
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.get("/jobs", summary="List jobs", responses=documented(403))
+def list_jobs(owner: ModelOwner, service: CurrentService, page: Paging) -> Page[schemas.Job]:
+    """Pre-training and unlearning of your models, newest first."""
+    with service.sessions() as session:
+        rows, following = pages.rows(session, _readable(owner), page)
+        items = [schemas.Job.of(row) for row in rows]
+    return Page(items=items, next_cursor=following)
+
+
+@router.get("/jobs/{job_id}", summary="Show a job", responses=documented(403, 404))
+def show_job(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> schemas.Job:
+    """State, progress, attempts, and what was measured once it is done."""
+    with service.sessions() as session:
+        return schemas.Job.of(visibility.one(session, _readable(owner), job_id))
+
+
+def _readable(owner: Party) -> Select[Job]:
+    return visibility.jobs(owner).options(selectinload(Job.requests))
+
+
+def _watched(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> str:
+    """The job's id, once it is known to be visible: a stream that has begun cannot answer 404."""
+    with service.sessions() as session:
+        return visibility.one(session, visibility.jobs(owner), job_id).id
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    summary="Follow a job",
+    response_class=EventSourceResponse,
+    responses=documented(403, 404),
+)
+async def follow_job(
+    job_id: Annotated[str, Depends(_watched)],
+    service: CurrentService,
+    last_event_id: LastEventId,
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `state`, `progress`, at last `end`. `Last-Event-ID` resumes."""
+
+    def moment(session: Session) -> Moment:
+        row = session.get_one(Job, job_id)
+        live = row.state in LIVE_STATES and row.progress is not None
+        return Moment(
+            row.state,
+            lifecycles.is_final(lifecycles.JOB, row.state),
+            Progress.model_validate(row.progress) if live else None,
+        )
+
+    async for event in follow(service, job_id, moment, last_event_id):
+        yield event

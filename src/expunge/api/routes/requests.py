@@ -1,0 +1,125 @@
+"""Removal requests: ask a model to forget, and follow what happens."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, joinedload
+
+from expunge.api import pages
+from expunge.api.auth import Owner
+from expunge.api.bodies import JsonRoute
+from expunge.api.events import LastEventId, Moment, follow
+from expunge.api.pages import Page, Paging
+from expunge.api.problems import documented
+from expunge.api.schemas import requests as schemas
+from expunge.api.schemas.values import RequestPath
+from expunge.api.service import CurrentService
+from expunge.api.waiting import accepted
+from expunge.registry import lifecycles, requests, visibility
+from expunge.registry.tables import Checkpoint, Party, Request
+
+router = APIRouter(tags=["requests"], route_class=JsonRoute)
+
+
+@router.post(
+    "/requests",
+    status_code=202,
+    summary="Ask to be forgotten",
+    responses=documented(403, 404, 409),
+)
+def create_request(
+    body: schemas.NewRequest,
+    owner: Owner,
+    service: CurrentService,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Repeat a call safely: the same key and body give the same request.",
+        ),
+    ] = None,
+) -> schemas.Request:
+    """Have a model forget data sets of yours. One job serves all requests of a batching window."""
+    with service.sessions.begin() as session:
+        row = requests.create(
+            session,
+            owner,
+            model_id=body.model_id,
+            dataset_ids=body.dataset_ids,
+            method=body.method,
+            params=body.params,
+            idempotency_key=idempotency_key,
+        )
+        session.flush()
+        answer = _shown(session, [row])[0]
+    accepted(response, f"/requests/{answer.id}")
+    return answer
+
+
+@router.get("/requests", summary="List requests", responses=documented(403))
+def list_requests(owner: Owner, service: CurrentService, page: Paging) -> Page[schemas.Request]:
+    """Your own, and those that others made to your models; newest first."""
+    with service.sessions() as session:
+        rows, following = pages.rows(session, _readable(owner), page)
+        items = _shown(session, rows)
+    return Page(items=items, next_cursor=following)
+
+
+@router.get("/requests/{request_id}", summary="Show a request", responses=documented(403, 404))
+def show_request(request_id: RequestPath, owner: Owner, service: CurrentService) -> schemas.Request:
+    """State, progress while it runs, result once it is completed."""
+    with service.sessions() as session:
+        return _shown(session, [visibility.one(session, _readable(owner), request_id)])[0]
+
+
+def _readable(party: Party) -> Select[Request]:
+    return visibility.requests(party).options(joinedload(Request.job))
+
+
+def _shown(session: Session, rows: list[Request]) -> list[schemas.Request]:
+    named = {
+        checkpoint_id
+        for row in rows
+        if row.job is not None
+        for checkpoint_id in (row.job.base_checkpoint_id, row.job.result_checkpoint_id)
+        if checkpoint_id is not None
+    }
+    found = session.execute(
+        select(Checkpoint.id, Checkpoint.digest).where(Checkpoint.id.in_(named))
+    )
+    digests = {each.id: each.digest for each in found}
+    return [schemas.Request.of(row, digests) for row in rows]
+
+
+def _watched(request_id: RequestPath, owner: Owner, service: CurrentService) -> str:
+    """The request's id, once it is known to be visible: a stream that has begun cannot answer 404."""
+    with service.sessions() as session:
+        return visibility.one(session, visibility.requests(owner), request_id).id
+
+
+@router.get(
+    "/requests/{request_id}/events",
+    summary="Follow a request",
+    response_class=EventSourceResponse,
+    responses=documented(403, 404),
+)
+async def follow_request(
+    request_id: Annotated[str, Depends(_watched)],
+    service: CurrentService,
+    last_event_id: LastEventId,
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `state`, `progress`, at last `end`. `Last-Event-ID` resumes."""
+
+    def moment(session: Session) -> Moment:
+        row = session.get_one(Request, request_id, options=[joinedload(Request.job)])
+        final = lifecycles.is_final(lifecycles.REQUEST, row.state)
+        return Moment(row.state, final, schemas.visible_progress(row))
+
+    async for event in follow(service, request_id, moment, last_event_id):
+        yield event

@@ -1,0 +1,111 @@
+"""Data sets, their shards, samples and grants."""
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.api.schemas.values import EXAMPLE_HEX, Body, Fault, Name, PartyId, example
+from expunge.registry import tables
+from expunge.registry.lifecycles import DatasetState
+
+
+class NewDataset(Body):
+    """A data set to be opened."""
+
+    model_config = ConfigDict(json_schema_extra=example(name="holiday pictures"))
+
+    name: Name
+
+
+class Shard(BaseModel):
+    """One stored tar file of a data set; size in bytes."""
+
+    name: str
+    digest: str = Field(
+        examples=["sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15"]
+    )
+    bytes: int
+    samples: int
+
+    @classmethod
+    def of(cls, row: tables.Shard) -> Self:
+        """The shard as its data set's readers see it."""
+        return cls(name=row.name, digest=row.digest, bytes=row.bytes, samples=row.samples)
+
+
+class Dataset(BaseModel):
+    """A data set: metadata only, no sample."""
+
+    id: str = Field(examples=[f"dst_{EXAMPLE_HEX}"])
+    owner_id: str
+    name: str
+    state: DatasetState
+    problem: Fault | None = Field(description="Why sealing refused it.")
+    samples: int
+    bytes: int
+    digest: str | None = Field(description="Over all samples; fixed by sealing.")
+    shards: list[Shard]
+    granted_to: list[str] | None = Field(
+        description="Model owners who may train on it; shown to its owner only."
+    )
+    created_at: datetime
+    sealed_at: datetime | None
+
+    @classmethod
+    def of(cls, row: tables.Dataset, reader: tables.Party) -> Self:
+        """The data set as `reader` may see it."""
+        own = row.owner_id == reader.id
+        return cls(
+            id=row.id,
+            owner_id=row.owner_id,
+            name=row.name,
+            state=DatasetState(row.state),
+            problem=None if row.problem is None else Fault.model_validate(row.problem),
+            samples=row.samples,
+            bytes=row.bytes,
+            digest=row.digest,
+            shards=[Shard.of(each) for each in row.shards],
+            granted_to=[each.party_id for each in row.grants] if own else None,
+            created_at=row.created_at,
+            sealed_at=row.sealed_at,
+        )
+
+
+class Sample(BaseModel):
+    """One sample of a sealed data set; width and height in pixels, size in bytes."""
+
+    key: str
+    shard: str
+    sha256: str
+    width: int
+    height: int
+    label: int | None
+    caption: str | None
+    size: int
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The sample from its index record."""
+        return cls.model_validate(record)
+
+
+class NewGrant(Body):
+    """A model owner who may train on the data set."""
+
+    model_config = ConfigDict(json_schema_extra=example(party_id=f"pty_{EXAMPLE_HEX}"))
+
+    party_id: PartyId
+
+
+class Grant(BaseModel):
+    """An owner's consent to training."""
+
+    dataset_id: str
+    party_id: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Grant) -> Self:
+        """The grant."""
+        return cls(dataset_id=row.dataset_id, party_id=row.party_id, created_at=row.created_at)

@@ -1,0 +1,121 @@
+"""Models, their policy and pre-training."""
+
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.api.schemas.values import EXAMPLE_HEX, Body, DatasetId, Name, Seed, example
+from expunge.registry import tables
+from expunge.registry.models import MAX_BATCH_WINDOW_SECONDS, Policy
+from expunge.unlearning.catalog import EncoderSpec, PretrainParams
+
+ENCODER_EXAMPLE = {
+    "objective": {"framework": "simclr", "temperature": 0.5},
+    "architecture": {"name": "resnet18_cifar", "width": 64},
+    "image_size": 32,
+}
+
+
+class NewModel(Body):
+    """A model to be added, without weights."""
+
+    model_config = ConfigDict(json_schema_extra=example(name="encoder", encoder=ENCODER_EXAMPLE))
+
+    name: Name
+    encoder: EncoderSpec
+    control_dataset_id: DatasetId | None = Field(
+        default=None, description="Images that will never be trained on; audits compare with them."
+    )
+    policy: Policy = Policy()
+
+
+class ModelSummary(BaseModel):
+    """What the owner of training data sees of a model."""
+
+    id: str = Field(examples=[f"mdl_{EXAMPLE_HEX}"])
+    owner_id: str
+    name: str
+    framework: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Model) -> Self:
+        """The model without anything of its weights."""
+        return cls(
+            id=row.id,
+            owner_id=row.owner_id,
+            name=row.name,
+            framework=row.encoder["objective"]["framework"],
+            created_at=row.created_at,
+        )
+
+
+class Model(BaseModel):
+    """A model as its owner sees it."""
+
+    id: str = Field(examples=[f"mdl_{EXAMPLE_HEX}"])
+    owner_id: str
+    name: str
+    framework: str
+    encoder: EncoderSpec
+    head_checkpoint_id: str | None = Field(description="The weights in force.")
+    control_dataset_id: str | None
+    policy: Policy
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Model) -> Self:
+        """The whole model."""
+        encoder = EncoderSpec.model_validate(row.encoder)
+        return cls(
+            id=row.id,
+            owner_id=row.owner_id,
+            name=row.name,
+            framework=encoder.framework,
+            encoder=encoder,
+            head_checkpoint_id=row.head_checkpoint_id,
+            control_dataset_id=row.control_dataset_id,
+            policy=Policy.model_validate(row.policy),
+            created_at=row.created_at,
+        )
+
+
+def for_reader(row: tables.Model, reader: tables.Party) -> Model | ModelSummary:
+    """The model as `reader` may see it."""
+    return Model.of(row) if row.owner_id == reader.id else ModelSummary.of(row)
+
+
+class PolicyChange(Body):
+    """The parts of a model's policy that change; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra=example(batch_window_seconds=60))
+
+    batch_window_seconds: float = Field(default=0, ge=0, le=MAX_BATCH_WINDOW_SECONDS)
+    promotion: Literal["automatic", "manual"] = "automatic"
+
+    def given(self) -> dict[str, Any]:
+        """Only the members that the caller sent."""
+        return self.model_dump(exclude_unset=True)
+
+
+class NewControl(Body):
+    """The data set that audits compare with."""
+
+    model_config = ConfigDict(json_schema_extra=example(dataset_id=f"dst_{EXAMPLE_HEX}"))
+
+    dataset_id: DatasetId
+
+
+class Pretraining(Body):
+    """What to train fresh weights on, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            dataset_ids=[f"dst_{EXAMPLE_HEX}"], params={"epochs": 100, "batch_size": 256}, seed=0
+        )
+    )
+
+    dataset_ids: list[DatasetId]
+    params: PretrainParams = PretrainParams()
+    seed: Seed = 0

@@ -1,0 +1,100 @@
+"""Removal requests."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.api.schemas.values import EXAMPLE_HEX, Body, DatasetId, ModelId, Progress, example
+from expunge.registry import tables
+from expunge.registry.lifecycles import RequestState
+
+MAX_METHOD_CHARS = 100
+
+
+class NewRequest(Body):
+    """What a model is to forget, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(
+            model_id=f"mdl_{EXAMPLE_HEX}",
+            dataset_ids=[f"dst_{EXAMPLE_HEX}"],
+            method="alignment_calibration",
+            params={"epochs": 10, "beta": 8.0},
+        )
+    )
+
+    model_id: ModelId
+    dataset_ids: list[DatasetId]
+    method: str = Field(default="alignment_calibration", max_length=MAX_METHOD_CHARS)
+    params: dict[str, Any] = Field(
+        default={}, description="Of the method; `GET /methods` lists names, defaults and bounds."
+    )
+
+
+class Result(BaseModel):
+    """What came of a completed request; time in seconds."""
+
+    before_checkpoint_id: str
+    before_digest: str
+    checkpoint_id: str
+    digest: str
+    seconds: float
+
+    @classmethod
+    def of(cls, job: tables.Job, digests: Mapping[str, str]) -> Self | None:
+        """The result of the request's job, if it has one; `digests` by checkpoint id."""
+        before, after = job.base_checkpoint_id, job.result_checkpoint_id
+        if before is None or after is None or job.metrics is None:
+            return None
+        return cls(
+            before_checkpoint_id=before,
+            before_digest=digests[before],
+            checkpoint_id=after,
+            digest=digests[after],
+            seconds=job.metrics["seconds"],
+        )
+
+
+class Request(BaseModel):
+    """A removal request. Shows nothing of other owners whose requests share its job."""
+
+    id: str = Field(examples=[f"req_{EXAMPLE_HEX}"])
+    owner_id: str
+    model_id: str
+    dataset_ids: list[str]
+    method: str
+    params: dict[str, Any] = Field(description="Completed with the method's defaults.")
+    state: RequestState
+    reason: str | None
+    progress: Progress | None = Field(description="While it runs.")
+    result: Result | None = Field(description="Once it is completed.")
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: tables.Request, digests: Mapping[str, str]) -> Self:
+        """The request with what its owner may know of its job; `digests` by checkpoint id."""
+        completed = row.state == RequestState.COMPLETED and row.job is not None
+        return cls(
+            id=row.id,
+            owner_id=row.owner_id,
+            model_id=row.model_id,
+            dataset_ids=row.dataset_ids,
+            method=row.method,
+            params=row.params,
+            state=RequestState(row.state),
+            reason=row.reason,
+            progress=visible_progress(row),
+            result=Result.of(row.job, digests) if completed and row.job else None,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+def visible_progress(row: tables.Request) -> Progress | None:
+    """How far the request's job is, while it runs."""
+    if row.state != RequestState.RUNNING or row.job is None or row.job.progress is None:
+        return None
+    return Progress.model_validate(row.job.progress)

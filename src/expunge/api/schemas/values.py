@@ -1,0 +1,80 @@
+"""Values that several subjects share: identifiers, names, digests."""
+
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from expunge.registry.ids import Prefix
+
+EXAMPLE_HEX = "01980f2e5a7b7c3d9e1f2a3b4c5d6e7f"
+MAX_NAME_CHARS = 200
+
+
+def _pattern(prefix: Prefix) -> str:
+    return f"^{prefix.value}_[0-9a-f]{{32}}$"
+
+
+def _path(prefix: Prefix) -> Any:
+    return Path(pattern=_pattern(prefix), examples=[f"{prefix.value}_{EXAMPLE_HEX}"])
+
+
+PartyId = Annotated[str, StringConstraints(pattern=_pattern(Prefix.PARTY))]
+DatasetId = Annotated[str, StringConstraints(pattern=_pattern(Prefix.DATASET))]
+ModelId = Annotated[str, StringConstraints(pattern=_pattern(Prefix.MODEL))]
+RequestId = Annotated[str, StringConstraints(pattern=_pattern(Prefix.REQUEST))]
+
+PartyPath = Annotated[str, _path(Prefix.PARTY)]
+KeyPath = Annotated[str, _path(Prefix.KEY)]
+DatasetPath = Annotated[str, _path(Prefix.DATASET)]
+ModelPath = Annotated[str, _path(Prefix.MODEL)]
+CheckpointPath = Annotated[str, _path(Prefix.CHECKPOINT)]
+RequestPath = Annotated[str, _path(Prefix.REQUEST)]
+JobPath = Annotated[str, _path(Prefix.JOB)]
+AuditPath = Annotated[str, _path(Prefix.AUDIT)]
+
+Name = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="For people; unique among what you own.",
+    ),
+]
+Seed = Annotated[
+    int,
+    Field(strict=True, ge=0, lt=2**63, description="Same seed, same hardware: same result."),
+]
+
+
+class Body(BaseModel):
+    """Base of accepted bodies: unknown members are refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def example(**members: Any) -> dict[str, Any]:
+    """The `json_schema_extra` that shows one example."""
+    return {"examples": [members]}
+
+
+class Fault(BaseModel):
+    """Why something that was uploaded is refused."""
+
+    code: str = Field(description="Stable name of the broken rule.")
+    detail: str
+    shard: str | None = Field(default=None, description="The shard it was found in, if any.")
+
+
+class Progress(BaseModel):
+    """Where a running job is. Times in seconds."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+    images_per_second: float
+    eta_seconds: float

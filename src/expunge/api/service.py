@@ -1,0 +1,30 @@
+"""What every handler needs of its process: settings, database sessions, object store. Opened once, by the app."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from expunge.registry.database import Sessions
+from expunge.registry.objects import ObjectStore
+from expunge.registry.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The open resources of this process."""
+
+    settings: Settings
+    engine: Engine
+    sessions: Sessions
+    store: ObjectStore
+
+
+def current_service(request: Request) -> Service:
+    """The service that the app's lifespan opened."""
+    service: Service = request.app.state.service
+    return service
+
+
+CurrentService = Annotated[Service, Depends(current_service)]

@@ -1,0 +1,60 @@
+"""A request id on every answer and log line, and the last net for unexpected errors. Never logs bodies or queries."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from expunge.api.problems import unexpected
+
+HEADER = "X-Request-Id"
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
+"""Ids of a proxy in front are kept if they look like one."""
+
+log = structlog.get_logger(__name__)
+
+
+class RequestTracing:
+    """ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started = time.perf_counter()
+        status = 0
+
+        async def send_traced(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_traced)
+        except Exception:
+            log.exception("request-failed", method=scope["method"], path=scope["path"])
+            if status:
+                # Half an answer is out: breaking the connection is the only way to say so.
+                raise
+            await unexpected(request_id)(scope, receive, send_traced)
+        finally:
+            log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                milliseconds=round(1000 * (time.perf_counter() - started), 1),
+            )

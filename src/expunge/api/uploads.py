@@ -1,0 +1,101 @@
+"""Receiving a large body: streamed to a file, counted and hashed on the way. Never kept in memory or left behind."""
+
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from starlette.concurrency import run_in_threadpool
+
+from expunge.formats.digests import parse_content_digest
+from expunge.registry.errors import DigestMismatch, DomainError
+
+BUFFER_BYTES = 2**20
+DRAINED_BYTES = 64 * 2**20
+"""How much of a refused body is read and thrown away, so that the answer reaches its sender."""
+
+
+class ContentDigestNeeded(DomainError):
+    """The Content-Digest header is missing or malformed."""
+
+    slug, title, status = "content-digest-needed", "Content-Digest needed", 400
+
+
+class ContentTooLarge(DomainError):
+    """The body is larger than the service accepts."""
+
+    slug, title, status = "content-too-large", "Content too large", 413
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A received body whose digest (SHA-256, hex) is the announced one; size in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+def _announced_digest(
+    content_digest: Annotated[
+        str | None,
+        Header(
+            description="RFC 9530: `sha-256=:<base64>:` of the body. Required.",
+            examples=["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"],
+        ),
+    ] = None,
+) -> str:
+    if content_digest is None:
+        raise ContentDigestNeeded("Send the header Content-Digest: sha-256=:<base64 of 32 bytes>:")
+    try:
+        return parse_content_digest(content_digest)
+    except ValueError as error:
+        raise ContentDigestNeeded(str(error)) from error
+
+
+AnnouncedDigest = Annotated[str, Depends(_announced_digest)]
+
+
+@asynccontextmanager
+async def received(
+    request: Request, *, folder: Path, limit: int, sha256: str
+) -> AsyncIterator[Upload]:
+    """The request's body as a temporary file of `folder`, which is removed at the end in every case.
+
+    Raises:
+        ContentTooLarge: more than `limit` bytes are announced or come.
+        DigestMismatch: the bytes do not have the digest `sha256`.
+    """
+    too_large = ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise too_large
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+        hashed = hashlib.sha256()
+        size = 0
+
+        def take(data: bytes) -> None:
+            hashed.update(data)
+            file.write(data)
+
+        buffer = bytearray()
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            buffer += chunk
+            if len(buffer) >= BUFFER_BYTES:
+                await run_in_threadpool(take, bytes(buffer))
+                buffer.clear()
+        await run_in_threadpool(take, bytes(buffer))
+        file.flush()
+        if hashed.hexdigest() != sha256:
+            raise DigestMismatch(
+                f"The {size:,} bytes received have SHA-256 {hashed.hexdigest()}, "
+                f"Content-Digest announced {sha256}."
+            )
+        yield Upload(Path(file.name), sha256, size)

@@ -1,0 +1,58 @@
+"""`Prefer: wait=N` (RFC 7240): hold the answer back until the work is done. Holds neither a thread nor a connection."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header, Response
+from starlette.concurrency import run_in_threadpool
+
+MAX_WAIT_SECONDS = 60
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.25
+PAUSE_GROWTH = 1.4
+RETRY_AFTER_SECONDS = "1"
+
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+def _wait_seconds(
+    prefer: Annotated[
+        str | None,
+        Header(description=f"`wait=N`: answer when it is done, after N ≤ {MAX_WAIT_SECONDS} s."),
+    ] = None,
+) -> int:
+    found = _WAIT.search(prefer or "")
+    return min(int(found.group(1)), MAX_WAIT_SECONDS) if found else 0
+
+
+WaitSeconds = Annotated[int, Depends(_wait_seconds)]
+
+
+async def until_final(
+    first: T, fetch: Callable[[], T], is_final: Callable[[T], bool], seconds: int
+) -> T:
+    """The newest representation, final if it becomes so within `seconds`."""
+    deadline = time.monotonic() + seconds
+    current, pause = first, FIRST_PAUSE_SECONDS
+    while not is_final(current) and time.monotonic() < deadline:
+        await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(LONGEST_PAUSE_SECONDS, pause * PAUSE_GROWTH)
+        current = await run_in_threadpool(fetch)
+    return current
+
+
+def accepted(response: Response, location: str, *, final: bool = False, waited: int = 0) -> None:
+    """Give the answer its status and headers: 200 if the work is done, else 202 and when to look again."""
+    response.headers["Location"] = location
+    if waited:
+        response.headers["Preference-Applied"] = f"wait={waited}"
+    if final:
+        response.status_code = 200
+    else:
+        response.status_code = 202
+        response.headers["Retry-After"] = RETRY_AFTER_SECONDS
