@@ -1,5 +1,6 @@
 """The service's description of itself: OpenAPI with problems on every route, and pages to read it without a network."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
-from swagger_ui_bundle import swagger_ui_path
 
 from expunge.api.problems import Problem, documented
 
@@ -36,21 +36,22 @@ TAGS = [
     {"name": "jobs", "description": "Training runs of a model owner's models."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},
 ]
-VENDOR_PATH = "/docs/assets"
+ASSETS = "/docs/assets"
 
 
 def install(app: FastAPI) -> None:
     """Serve /docs from bundled files and give /openapi.json its problems."""
-    app.mount(VENDOR_PATH, StaticFiles(directory=Path(str(swagger_ui_path))), name="docs-assets")
+    bundled = Path(str(files("fastapi_offline"))) / "static"
+    app.mount(ASSETS, StaticFiles(directory=bundled), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     def show_docs() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
             title=TITLE,
-            swagger_js_url=f"{VENDOR_PATH}/swagger-ui-bundle.js",
-            swagger_css_url=f"{VENDOR_PATH}/swagger-ui.css",
-            swagger_favicon_url=f"{VENDOR_PATH}/favicon-32x32.png",
+            swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{ASSETS}/favicon.png",
         )
 
     def openapi() -> dict[str, Any]:
