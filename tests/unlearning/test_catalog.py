@@ -1,0 +1,104 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from expunge.unlearning.catalog import (
+    METHODS,
+    AlignmentCalibrationParams,
+    Architecture,
+    EncoderSpec,
+    MethodNotForFramework,
+    MoCo,
+    PretrainParams,
+    SimCLR,
+    UnknownMethod,
+    parse_params,
+)
+
+
+def test_importing_the_catalog_imports_no_torch() -> None:
+    code = "import sys, expunge.unlearning.catalog; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_absent_parameters_get_the_papers_defaults() -> None:
+    params = parse_params("alignment_calibration", "moco", {})
+    assert isinstance(params, AlignmentCalibrationParams)
+    assert (params.epochs, params.learning_rate, params.alpha, params.gamma) == (10, 0.006, 1, 1)
+
+
+def test_unknown_method_names_the_known_ones() -> None:
+    with pytest.raises(UnknownMethod, match="alignment_calibration, fine_tune, retrain"):
+        parse_params("amnesia", "simclr", {})
+
+
+def test_method_for_another_framework_is_refused() -> None:
+    with pytest.raises(MethodNotForFramework, match="for: moco, simclr"):
+        parse_params("fine_tune", "clip", {})
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"epochs": "3"},
+        {"epochs": True},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"batch_size": 1},
+        {"momentum": 1},
+        {"weight_decay": -1e-9},
+        {"seed": 1},
+    ],
+)
+def test_parameters_out_of_bounds_are_refused(method: str, params: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        parse_params(method, "simclr", params)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
+def test_calibration_weights_are_bounded_and_the_message_says_how(name: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 100"):
+        parse_params("alignment_calibration", "simclr", {name: 101})
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        parse_params("alignment_calibration", "simclr", {name: -1})
+
+
+def test_released_protocol_needs_equal_weights() -> None:
+    with pytest.raises(ValidationError, match="alpha = gamma"):
+        parse_params("alignment_calibration", "simclr", {"alpha": 2, "protocol": "released"})
+
+
+def test_only_the_cifar_network_has_a_free_width() -> None:
+    assert Architecture(width=16).width == 16
+    with pytest.raises(ValidationError, match="only resnet18_cifar"):
+        Architecture(name="resnet50", width=16)
+
+
+@pytest.mark.parametrize("objective", [SimCLR(temperature=0.2), MoCo(queue_size=7)])
+def test_specification_survives_json(objective: SimCLR | MoCo) -> None:
+    spec = EncoderSpec(objective=objective, mean=(0.5, 0.5, 0.5))
+    assert EncoderSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert EncoderSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_every_method_describes_its_parameters_as_json_schema() -> None:
+    for method in METHODS.values():
+        properties = method.params.model_json_schema()["properties"]
+        assert all("description" in field for field in properties.values()), method.id
+
+
+def test_zero_standard_deviation_is_refused() -> None:
+    with pytest.raises(ValidationError, match="std must be positive"):
+        EncoderSpec(objective=SimCLR(), std=(0.2, 0.0, 0.2))
+
+
+def test_pretraining_defaults_are_the_papers() -> None:
+    params = PretrainParams()
+    assert (params.epochs, params.learning_rate, params.batch_size) == (800, 0.06, 512)
+    assert params.schedule == "cosine"

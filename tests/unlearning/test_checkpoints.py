@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from expunge.unlearning.catalog import EncoderSpec, PretrainParams
+from expunge.unlearning.checkpoints import FORMAT, CheckpointMismatch, load, read_spec, save
+from expunge.unlearning.data.image_set import ImageSet
+from expunge.unlearning.frameworks import build
+from expunge.unlearning.training import pretrain
+
+MakeImages = Callable[..., ImageSet]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "encoder.safetensors"
+
+
+def rewrite(path: Path, spec: EncoderSpec, tensors: dict[str, torch.Tensor]) -> None:
+    """As a foreign tool would write it, with the library."""
+    save_file(tensors, path, metadata={"format": FORMAT, "spec": spec.model_dump_json()})
+
+
+def test_a_learner_survives_saving_with_its_queue(
+    make_images: MakeImages, spec: EncoderSpec, path: Path
+) -> None:
+    params = PretrainParams(epochs=1, batch_size=8)
+    learner = pretrain(spec, make_images(12), params, seed=0).learner
+    save(learner, path)
+    loaded = load(path)
+    assert loaded.spec == spec == read_spec(path)
+    assert not loaded.training
+    for name, tensor in learner.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    if spec.framework == "moco":
+        assert set(loaded.state_dict()["queue_ids"].tolist()) & set(make_images(12).ids.tolist())
+
+
+def test_equal_learners_give_equal_bytes(spec: EncoderSpec, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    extra = {"zeta": "1", "alpha": "2", "job": "3"}
+    save(build(spec, seed=1), path, extra=extra)
+    save(build(spec, seed=1), other, extra=dict(reversed(extra.items())))
+    assert path.read_bytes() == other.read_bytes()
+
+
+def test_the_file_is_plain_safetensors(spec: EncoderSpec, path: Path) -> None:
+    learner = build(spec, seed=1)
+    save(learner, path)
+    tensors = load_file(path)
+    assert tensors.keys() == learner.state_dict().keys()
+    prefixes = {name.split(".")[0] for name in tensors}
+    expected = {"encoder", "projector"}
+    if spec.framework == "moco":
+        expected |= {"key_encoder", "key_projector", "queue", "queue_ids", "queue_pointer"}
+    assert prefixes == expected
+
+
+def test_a_misfit_is_refused_with_the_names_and_shapes(
+    simclr_spec: EncoderSpec, path: Path
+) -> None:
+    tensors = build(simclr_spec, seed=0).state_dict()
+    del tensors["projector.0.weight"]
+    tensors["decoder.weight"] = torch.zeros(1)
+    tensors["encoder.conv1.weight"] = torch.zeros(4, 3, 7, 7)
+    rewrite(path, simclr_spec, tensors)
+    with pytest.raises(CheckpointMismatch) as refused:
+        load(path)
+    message = str(refused.value)
+    assert "missing: projector.0.weight" in message
+    assert "unexpected: decoder.weight" in message
+    assert "encoder.conv1.weight is F32 [4, 3, 7, 7], expected F32 [4, 3, 3, 3]" in message
+
+
+def test_another_number_format_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+    tensors = build(simclr_spec, seed=0).state_dict()
+    tensors["projector.3.bias"] = tensors["projector.3.bias"].half()
+    rewrite(path, simclr_spec, tensors)
+    with pytest.raises(CheckpointMismatch, match=r"projector.3.bias is F16 \[8\], expected F32"):
+        load(path)
+
+
+def test_values_that_are_not_finite_are_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+    tensors = build(simclr_spec, seed=0).state_dict()
+    tensors["projector.3.bias"][2] = float("inf")
+    rewrite(path, simclr_spec, tensors)
+    with pytest.raises(CheckpointMismatch, match=r"not finite: projector.3.bias"):
+        load(path)
+
+
+def test_a_queue_pointer_outside_the_queue_is_refused(moco_spec: EncoderSpec, path: Path) -> None:
+    tensors = build(moco_spec, seed=0).state_dict()
+    tensors["queue_pointer"] += 24
+    rewrite(path, moco_spec, tensors)
+    with pytest.raises(CheckpointMismatch, match="queue_pointer is 24, expected 0 to 23"):
+        load(path)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+    path.write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(CheckpointMismatch, match="not a safetensors file"):
+        load(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointMismatch, match="names format None"):
+        load(path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"format": FORMAT, "spec": "{}"})
+    with pytest.raises(CheckpointMismatch, match="no valid encoder specification"):
+        load(path)
+
+
+def test_a_truncated_file_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+    save(build(simclr_spec, seed=0), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointMismatch, match="not a safetensors file"):
+        load(path)
