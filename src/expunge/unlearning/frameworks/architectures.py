@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from expunge.unlearning.catalog import Architecture
@@ -112,6 +111,9 @@ def build_encoder(architecture: Architecture, *, bn_splits: int = 1) -> tuple[nn
         encoder = CifarResNet18(architecture.width, bn_splits)
         features = encoder.out_features
     else:
+        # Imported here: it brings torch's compiler along, seconds that small encoders need not wait.
+        import torchvision  # noqa: PLC0415
+
         make: Callable[..., Any] = getattr(torchvision.models, architecture.name)
         network = make(weights=None, norm_layer=lambda channels: _norm(channels, bn_splits))
         features = int(network.fc.in_features)
