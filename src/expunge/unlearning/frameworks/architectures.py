@@ -76,7 +76,8 @@ class BasicBlock(nn.Module):
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.shortcut(x), inplace=True)
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)
 
 
 class CifarResNet18(nn.Module):
