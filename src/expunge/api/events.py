@@ -7,10 +7,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header
 from fastapi.sse import ServerSentEvent
+from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -36,6 +38,14 @@ class Position:
 
     def __str__(self) -> str:
         return f"{self.seq}.{self.mark}" if self.mark else str(self.seq)
+
+
+class StateReached(BaseModel):
+    """Data of a `state` event."""
+
+    state: str
+    reason: str | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +114,8 @@ def _mark(progress: Progress | None) -> str:
 def _state(row: LogRow, position: Position) -> ServerSentEvent:
     return ServerSentEvent(
         event="state",
-        data={
-            "state": row.event,
-            "reason": row.detail.get("reason"),
-            "at": row.at.isoformat(),
-        },
+        data=StateReached(state=row.event, reason=row.detail.get("reason"), at=row.at).model_dump(
+            mode="json"
+        ),
         id=str(position),
     )

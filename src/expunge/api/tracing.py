@@ -6,6 +6,7 @@ import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from expunge.api.problems import unexpected
@@ -44,6 +45,8 @@ class RequestTracing:
 
         try:
             await self._app(scope, receive, send_traced)
+        except ClientDisconnect:
+            log.info("client-left", method=scope["method"], path=scope["path"])
         except Exception:
             log.exception("request-failed", method=scope["method"], path=scope["path"])
             if status:

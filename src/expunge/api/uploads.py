@@ -15,8 +15,6 @@ from expunge.formats.digests import parse_content_digest
 from expunge.registry.errors import DigestMismatch, DomainError
 
 BUFFER_BYTES = 2**20
-DRAINED_BYTES = 64 * 2**20
-"""How much of a refused body is read and thrown away, so that the answer reaches its sender."""
 
 
 class ContentDigestNeeded(DomainError):

@@ -1,0 +1,257 @@
+"""The api as a real server on a loopback port, a worker beside it, and parties that talk to them over HTTP."""
+
+import io
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from sqlalchemy import Engine, select
+
+from expunge.api.app import create_app
+from expunge.formats.digests import content_digest, sha256_file
+from expunge.formats.shards import Sample, make_sample, write_shard
+from expunge.registry import parties
+from expunge.registry.database import Sessions, sessions
+from expunge.registry.objects import open_store
+from expunge.registry.settings import Settings
+from expunge.registry.tables import Job, Role
+from expunge.worker.context import Context
+from expunge.worker.running import Runner
+
+START_SECONDS = 30
+CALL_SECONDS = 60
+ENCODER = {
+    "objective": {"framework": "simclr", "projector_hidden": 16, "projector_dim": 8},
+    "architecture": {"name": "resnet18_cifar", "width": 4},
+    "image_size": 16,
+}
+MAX_SHARD_BYTES = 2**20
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of the api and the worker of this module."""
+    folder = tmp_path_factory.mktemp("service")
+    return Settings(
+        database_url=database_url,
+        object_store=(folder / "objects").as_uri(),
+        work_dir=folder / "work",
+        device="cpu",
+        max_shard_bytes=MAX_SHARD_BYTES,
+        max_checkpoint_bytes=4 * 2**20,
+    )
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings) -> Iterator[str]:
+    """Address of the running api."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def worker(settings: Settings, engine: Engine) -> Iterator[Runner]:
+    """The worker's own runner, given every due job as it appears (what Celery's messages do elsewhere)."""
+    context = Context(settings, sessions(engine), open_store(settings))
+    runner = Runner(context)
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.03):
+            with context.sessions() as session:
+                due = session.scalars(
+                    select(Job.id).where(Job.state == "queued").order_by(Job.due_at)
+                ).all()
+            for job_id in due:
+                runner.run(job_id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield runner
+    over.set()
+    context.stopping.set()
+    thread.join()
+
+
+@dataclass
+class User:
+    """A party with a key and an open connection."""
+
+    id: str
+    http: httpx.Client
+    folder: Path
+    sent: int = field(default=0)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.http.get(path, **options)
+
+    def post(self, path: str, json: Any = None, **options: Any) -> httpx.Response:
+        return self.http.post(path, json=json, **options)
+
+    def put_shard(
+        self, dataset_id: str, data: bytes | Path, name: str = "train-00.tar", **headers: str
+    ) -> httpx.Response:
+        """Upload bytes, or a file, as a shard with its true digest unless another one is given."""
+        path = data if isinstance(data, Path) else self._write(data)
+        return self.http.put(
+            f"/datasets/{dataset_id}/shards/{name}",
+            content=path.read_bytes(),
+            headers={"Content-Digest": content_digest(sha256_file(path))} | headers,
+        )
+
+    def _write(self, data: bytes) -> Path:
+        path = self.folder / "body"
+        path.write_bytes(data)
+        return path
+
+    def open_dataset(self) -> str:
+        """A new, empty data set."""
+        answer = self.post("/datasets", {"name": f"images {next(_numbers)}"})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def dataset(self, samples: Sequence[Sample]) -> str:
+        """A data set with one shard, not sealed."""
+        dataset_id = self.open_dataset()
+        answer = self.put_shard(dataset_id, shard_of(self.folder, samples))
+        assert answer.status_code == 201, answer.text
+        return dataset_id
+
+    def sealed(self, samples: Sequence[Sample]) -> str:
+        """A sealed data set with one shard; needs the worker."""
+        dataset_id = self.dataset(samples)
+        answer = self.post(f"/datasets/{dataset_id}/seal", headers={"Prefer": "wait=30"})
+        assert answer.json()["state"] == "sealed", answer.text
+        return dataset_id
+
+    def model(self, **members: Any) -> str:
+        """A new model without weights."""
+        body = {"name": f"model {next(_numbers)}", "encoder": ENCODER} | members
+        answer = self.post("/models", body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+
+def images(prefix: str, count: int, *, seed: int = 0, size: int = 16) -> list[Sample]:
+    """Noise images as PNG with labels; keys begin with the prefix."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        out = io.BytesIO()
+        pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(out, "PNG")
+        found.append(make_sample(f"{prefix}-{number:03d}", "png", out.getvalue(), number % 10))
+    return found
+
+
+def shard_of(folder: Path, samples: Sequence[Sample]) -> Path:
+    """The samples as a shard file."""
+    path = folder / "shard.tar"
+    write_shard(path, samples)
+    return path
+
+
+@dataclass
+class Cast:
+    """Makes parties; closes their connections."""
+
+    url: str
+    sessions: Sessions
+    folder: Path
+    users: list[User] = field(default_factory=list)
+
+    def party(self, role: Role) -> User:
+        """A new party of the role with a key."""
+        with self.sessions.begin() as session:
+            party = parties.create_party(
+                session, f"{role.value} {next(_numbers)}", role, actor="test"
+            )
+            issued = parties.issue_key(session, party.id, expires_in_days=1, actor="test")
+        http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {issued.secret}"},
+            timeout=CALL_SECONDS,
+            trust_env=False,
+        )
+        user = User(party.id, http, self.folder)
+        self.users.append(user)
+        return user
+
+
+@pytest.fixture(scope="module")
+def cast(
+    url: str, session_factory: Sessions, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cast]:
+    """Parties that live as long as the module."""
+    cast = Cast(url, session_factory, tmp_path_factory.mktemp("bodies"))
+    yield cast
+    for user in cast.users:
+        user.http.close()
+
+
+@pytest.fixture(scope="module")
+def anonymous(url: str) -> Iterator[httpx.Client]:
+    """Somebody without a key."""
+    with httpx.Client(base_url=url, timeout=CALL_SECONDS, trust_env=False) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def operator(cast: Cast) -> User:
+    return cast.party(Role.OPERATOR)
+
+
+@pytest.fixture(scope="module")
+def data_owner(cast: Cast) -> User:
+    return cast.party(Role.DATA_OWNER)
+
+
+@pytest.fixture(scope="module")
+def other_owner(cast: Cast) -> User:
+    return cast.party(Role.DATA_OWNER)
+
+
+@pytest.fixture(scope="module")
+def model_owner(cast: Cast) -> User:
+    return cast.party(Role.MODEL_OWNER)
+
+
+@pytest.fixture(scope="module")
+def other_model_owner(cast: Cast) -> User:
+    return cast.party(Role.MODEL_OWNER)
+
+
+def problem_of(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    """The problem that the answer holds, after checking what every problem has."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert problem["type"] == f"urn:expunge:problem:{slug}", problem
+    assert problem["status"] == status
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
