@@ -20,11 +20,12 @@ from sqlalchemy import Engine, select
 from expunge.api.app import create_app
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
-from expunge.registry import parties
+from expunge.registry import datasets, jobs, models, parties
 from expunge.registry.database import Sessions, sessions
-from expunge.registry.objects import open_store
+from expunge.registry.objects import ObjectStore, open_store, put_bytes
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Job, Role
+from expunge.registry.tables import Job, Party, Request, Role
+from expunge.registry.transitions import move
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
 
@@ -243,6 +244,71 @@ def model_owner(cast: Cast) -> User:
 @pytest.fixture(scope="module")
 def other_model_owner(cast: Cast) -> User:
     return cast.party(Role.MODEL_OWNER)
+
+
+@dataclass
+class Past:
+    """What workers did before a test begins, written by the registry's own functions; no training."""
+
+    sessions: Sessions
+    store: ObjectStore
+    folder: Path
+
+    def sealed(self, owner: User, count: int = 3) -> str:
+        """A sealed data set of the owner, without shards."""
+        with self.sessions.begin() as session:
+            party = session.get_one(Party, owner.id)
+            dataset = datasets.create(session, party, f"images {next(_numbers)}")
+            session.flush()
+            move(session, dataset, "sealing")
+            move(session, dataset, "sealed", digest="sha256:0", index_key="none", samples=count)
+            return dataset.id
+
+    def granted(self, owner: User, model_owner: User) -> str:
+        """A sealed data set that the model owner may train on."""
+        dataset_id = self.sealed(owner)
+        answer = owner.post(f"/datasets/{dataset_id}/grants", {"party_id": model_owner.id})
+        assert answer.status_code == 201, answer.text
+        return dataset_id
+
+    def weights(self) -> models.StoredWeights:
+        """An object that stands for a checkpoint's file."""
+        key = put_bytes(self.store, f"weights {next(_numbers)}".encode(), self.folder)
+        digest = f"sha256:{key.rpartition('/')[2]}"
+        return models.StoredWeights(digest, key, 10, digest, key)
+
+    def trained(self, model_owner: User, model_id: str, dataset_ids: list[str]) -> str:
+        """A head for the model, trained on the data sets; returns its id."""
+        answer = model_owner.post(f"/models/{model_id}/pretrain", {"dataset_ids": dataset_ids})
+        assert answer.status_code == 202, answer.text
+        lease = self.claimed(answer.json()["id"])
+        with self.sessions.begin() as session:
+            row = models.record_pretrained(session, lease, self.weights(), {"seconds": 1.5})
+            return row.id
+
+    def claimed(self, job_id: str) -> jobs.Lease:
+        """The lease of a worker that begins with the job."""
+        lease = jobs.claim(self.sessions, job_id, lease_seconds=60)
+        assert lease is not None
+        return lease
+
+    def job_of(self, request_id: str) -> str:
+        """The job that carries the request out."""
+        with self.sessions() as session:
+            return str(session.get_one(Request, request_id).job_id)
+
+    def unlearned(self, request_id: str) -> None:
+        """Complete the request's job."""
+        lease = self.claimed(self.job_of(request_id))
+        with self.sessions.begin() as session:
+            models.record_unlearned(session, lease, self.weights(), {"seconds": 2.5})
+
+
+@pytest.fixture(scope="module")
+def past(session_factory: Sessions, settings: Settings, url: str) -> Past:
+    """Ready-made history; for modules whose worker does not run."""
+    assert url
+    return Past(session_factory, open_store(settings), settings.work_dir)
 
 
 def problem_of(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:

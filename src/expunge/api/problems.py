@@ -21,6 +21,14 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:expunge:problem:"
 RETRY_AFTER_SECONDS = "1"
 
+HTTP_PROBLEMS = {
+    400: ("bad-request", "Bad request"),
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
+    413: ("content-too-large", "Content too large"),
+}
+"""Names of what the framework refuses; Python's own phrases change between versions."""
+
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected", "multiple_of")
 """What pydantic's error context says of a bound."""
 
@@ -148,9 +156,8 @@ def _input_error(error: Any) -> dict[str, Any]:
 
 
 def _http(_: Request, error: HTTPException) -> Response:
-    phrase = HTTPStatus(error.status_code).phrase
-    slug = phrase.lower().replace(" ", "-")
-    return problem(error.status_code, slug, phrase, str(error.detail), headers=error.headers)
+    slug, title = HTTP_PROBLEMS.get(error.status_code, ("http", "Call refused"))
+    return problem(error.status_code, slug, title, str(error.detail), headers=error.headers)
 
 
 def _integrity(_: Request, error: IntegrityError) -> Response:
