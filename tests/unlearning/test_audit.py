@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from expunge.unlearning import audit as module
 from expunge.unlearning.audit import MIN_SAMPLES, audit
 from expunge.unlearning.catalog import EncoderSpec, PretrainParams
 from expunge.unlearning.data.image_set import ImageSet
@@ -150,6 +151,22 @@ def test_matrices_show_a_seeded_draw_of_own_samples(
     scores = report.levels["encoder"].per_sample
     diagonal = np.diagonal(report.matrices["encoder"]["gap"])
     np.testing.assert_allclose([scores[k] for k in report.matrix_keys], diagonal, atol=1e-6)
+
+
+def test_a_large_set_is_represented_by_a_draw_where_pairs_count(
+    make_images: MakeImages, before: Learner, after: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PAIR_SAMPLES", 9)
+    own = make_images(20)
+    report = audit(before, after, own, make_images(20, seed=1), bootstrap=20)
+    level = report.levels["encoder"]
+    assert level.own.negative_alignment is not None
+    assert (level.own.forgetting_score.n, level.own.negative_alignment.change.n) == (20, 9)
+    assert len(level.per_sample) == 20
+    diagonal = np.diagonal(report.matrices["encoder"]["gap"])
+    scores = [level.per_sample[key] for key in report.matrix_keys]
+    assert len(scores) == 9
+    np.testing.assert_allclose(scores, diagonal, atol=1e-6)
 
 
 def test_encoders_of_different_specifications_are_refused(

@@ -4,8 +4,8 @@ from numpy.typing import NDArray
 
 from expunge.unlearning.metrics.alignment import (
     alignment_matrix,
-    forgetting_scores,
     off_diagonal,
+    self_alignment,
 )
 from expunge.unlearning.metrics.bootstrap import (
     percentile_interval,
@@ -46,7 +46,7 @@ def test_one_view_is_refused() -> None:
 
 def test_forgetting_score_is_the_loss_of_similarity_between_views_of_a_sample() -> None:
     before, after = outputs(4, 5, 1), outputs(4, 5, 2)
-    scores = forgetting_scores(alignment_matrix(before), alignment_matrix(after))
+    scores = self_alignment(before.sum(0), 4) - self_alignment(after.sum(0), 4)
     for i in range(5):
         losses = [
             before[v, i] @ before[w, i] - after[v, i] @ after[w, i]
@@ -54,6 +54,14 @@ def test_forgetting_score_is_the_loss_of_similarity_between_views_of_a_sample() 
             for w in range(v)
         ]
         assert scores[i] == pytest.approx(np.mean(losses))
+
+
+def test_self_alignment_is_the_diagonal_of_the_matrix() -> None:
+    f = outputs(6, 8)
+    diagonal = np.diagonal(alignment_matrix(f))
+    np.testing.assert_allclose(self_alignment(f.sum(0), 6), diagonal, atol=1e-12)
+    with pytest.raises(ValueError, match="at least two views"):
+        self_alignment(f[0], 1)
 
 
 def test_negative_alignment_leaves_the_diagonal_out() -> None:

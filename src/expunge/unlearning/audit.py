@@ -5,6 +5,7 @@ control sample's key or own score into the report.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import resolve_device
-from expunge.unlearning.metrics.alignment import alignment_matrix, forgetting_scores, off_diagonal
+from expunge.unlearning.metrics.alignment import alignment_matrix, off_diagonal, self_alignment
 from expunge.unlearning.metrics.bootstrap import (
     percentile_interval,
     resampled_means,
@@ -38,10 +39,15 @@ from expunge.unlearning.metrics.bootstrap import (
     resampling_weights,
 )
 
+Array = NDArray[np.float64]
+
 LOOKS = 4
 """Two statistics at two levels: the verdict divides its error rate among them (Bonferroni)."""
 MIN_SAMPLES = 8
 """Own and control samples below which no verdict is given: percentile intervals are too narrow."""
+MAX_PAIR_SAMPLES = 2048
+"""Larger sets are represented by a seeded draw of so many where pairs count: the matrices of one
+level then stay within 100 MB."""
 BATCH_IMAGES = 512
 
 
@@ -66,6 +72,7 @@ def audit(
     - alignment matrix: mean cosine over pairs of different views (`alignment_matrix`);
     - forgetting score (eq. 2): its diagonal before minus after, per sample and on average;
     - negative alignment: its off-diagonal mean and standard deviation;
+      in sets of more than 2,048 samples over a seeded draw of so many;
     - intervals: percentile bootstrap over samples (not pairs), conditional on both encoders;
     - contrast: own minus control, own and control resampled independently.
 
@@ -80,154 +87,203 @@ def audit(
     if before.spec != after.spec:
         raise ValueError("the two encoders have different specifications")
     rng = np.random.default_rng(mix(seed))
-    if control is not None and len(control) == 0:
-        control = None
-    pairs = {
-        name: _Matrices(
-            _outputs(before, images, views, seed, device),
-            _outputs(after, images, views, seed, device),
-        )
-        for name, images in (("own", own), ("control", control))
-        if images is not None
+    sets = {"own": own} | ({"control": control} if control else {})
+    changes = {
+        name: _change(before, after, images, _Protocol(views, seed, device, bootstrap), rng)
+        for name, images in sets.items()
     }
-    weights = {
-        name: resampling_weights(pair.samples, bootstrap, rng) for name, pair in pairs.items()
-    }
-    levels = {level: _level(level, pairs, weights, own.keys, confidence) for level in LEVELS}
-    shown = np.sort(rng.permutation(len(own))[:matrix_size])
+    n_control = len(control) if control else 0
+    levels = {level: _level(level, changes, own.keys, confidence) for level in LEVELS}
+    shown = np.sort(rng.permutation(len(changes["own"].chosen))[:matrix_size])
     return AuditReport(
         levels=levels,
         n_own=len(own),
-        n_control=0 if control is None else len(control),
+        n_control=n_control,
         views=views,
         seed=seed,
         confidence=confidence,
-        verdict=_verdict(levels, len(own), 0 if control is None else len(control), confidence),
-        matrices={level: pairs["own"].shown(level, shown) for level in LEVELS},
-        matrix_keys=[own.keys[i] for i in shown],
+        verdict=_verdict(levels, len(own), n_control, confidence),
+        matrices={level: _shown(changes["own"], level, shown) for level in LEVELS},
+        matrix_keys=[own.keys[i] for i in changes["own"].chosen[shown]],
     )
 
 
-class _Matrices:
-    """Alignment matrices of one set of samples by both encoders, per level."""
+@dataclass(frozen=True)
+class _Protocol:
+    """How a set is measured."""
 
-    def __init__(
-        self, before: dict[Level, NDArray[np.float64]], after: dict[Level, NDArray[np.float64]]
-    ) -> None:
-        self.before = {level: alignment_matrix(before[level]) for level in LEVELS}
-        self.after = {level: alignment_matrix(after[level]) for level in LEVELS}
-        self.samples = len(self.before["encoder"])
+    views: int
+    seed: int
+    device: str
+    bootstrap: int
 
-    def scores(self, level: Level) -> NDArray[np.float64]:
-        return forgetting_scores(self.before[level], self.after[level])
 
-    def change(self, level: Level) -> NDArray[np.float64]:
-        return self.after[level] - self.before[level]
+@dataclass(frozen=True)
+class _Alignments:
+    """One encoder's outputs on a set, at one level."""
 
-    def shown(self, level: Level, index: NDArray[np.int64]) -> dict[str, Matrix]:
-        block = np.ix_(index, index)
-        before, after = self.before[level][block], self.after[level][block]
-        matrices = {"before": before, "after": after, "gap": before - after}
-        return {name: matrix.astype(np.float32) for name, matrix in matrices.items()}
+    same: Array
+    """(N,) mean cosine between views of a sample."""
+    matrix: Array
+    """(P, P) alignment matrix of the chosen samples."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Both encoders' outputs on a set, and how its samples are resampled."""
+
+    before: dict[Level, _Alignments]
+    after: dict[Level, _Alignments]
+    chosen: NDArray[np.int64]
+    """(P,) samples of the matrices."""
+    weights: Array
+    """(draws, N) resampling weights for means of samples."""
+    pair_weights: Array
+    """(draws, P) resampling weights for means of pairs."""
+
+    @property
+    def samples(self) -> int:
+        return int(self.weights.shape[1])
+
+    def scores(self, level: Level) -> Array:
+        """(N,) forgetting scores, eq. 2."""
+        scores: Array = self.before[level].same - self.after[level].same
+        return scores
+
+    def negative(self, level: Level) -> Array:
+        """(P, P) change of alignment, after minus before."""
+        change: Array = self.after[level].matrix - self.before[level].matrix
+        return change
+
+
+def _change(
+    before: Learner,
+    after: Learner,
+    images: ImageSet,
+    protocol: _Protocol,
+    rng: np.random.Generator,
+) -> _Change:
+    chosen = np.sort(rng.permutation(len(images))[:MAX_PAIR_SAMPLES])
+    weights = resampling_weights(len(images), protocol.bootstrap, rng)
+    all_chosen = len(chosen) == len(images)
+    return _Change(
+        before=_alignments(before, images, chosen, protocol),
+        after=_alignments(after, images, chosen, protocol),
+        chosen=chosen,
+        weights=weights,
+        pair_weights=(
+            weights if all_chosen else resampling_weights(len(chosen), protocol.bootstrap, rng)
+        ),
+    )
+
+
+def _shown(change: _Change, level: Level, index: NDArray[np.int64]) -> dict[str, Matrix]:
+    block = np.ix_(index, index)
+    before, after = change.before[level].matrix[block], change.after[level].matrix[block]
+    matrices = {"before": before, "after": after, "gap": before - after}
+    return {name: matrix.astype(np.float32) for name, matrix in matrices.items()}
 
 
 @torch.no_grad()
-def _outputs(
-    learner: Learner, images: ImageSet, views: int, seed: int, device: str
-) -> dict[Level, NDArray[np.float64]]:
-    """(V, N, D) normalised outputs per level, eval mode, float32 networks."""
-    target = resolve_device(device)
+def _alignments(
+    learner: Learner, images: ImageSet, chosen: NDArray[np.int64], protocol: _Protocol
+) -> dict[Level, _Alignments]:
+    """Alignments of `images` per level; eval mode, float32 networks."""
+    target = resolve_device(protocol.device)
     spec = learner.spec
-    make = Views(spec.image_size, spec.mean, spec.std, seed=seed)
+    make = Views(spec.image_size, spec.mean, spec.std, seed=protocol.seed)
     was_training, home = learner.training, next(learner.parameters()).device
     learner.to(target).eval()
     lay_out(learner, bn_splits=learner.bn_splits)
-    collected: dict[Level, list[NDArray[np.float32]]] = {level: [] for level in LEVELS}
+    sums: dict[Level, Array] = {}
+    kept: dict[Level, list[Array]] = {level: [] for level in LEVELS}
     try:
-        for view in range(views):
-            parts: dict[Level, list[torch.Tensor]] = {level: [] for level in LEVELS}
-            for chunk, ids in _chunks(images, target):
-                features = learner.features(make(chunk, ids, view))
-                parts["encoder"].append(F.normalize(features, dim=1))
-                parts["projector"].append(learner.project(features))
-            for level in LEVELS:
-                collected[level].append(torch.cat(parts[level]).cpu().numpy())
+        for view in range(protocol.views):
+            for level, outputs in _outputs(learner, images, make, view, target).items():
+                sums[level] = sums[level] + outputs if level in sums else outputs
+                kept[level].append(outputs[chosen])
     finally:
         learner.to(home).train(was_training)
-    return {level: np.stack(collected[level]).astype(np.float64) for level in LEVELS}
+    return {
+        level: _Alignments(
+            self_alignment(sums[level], protocol.views), alignment_matrix(np.stack(kept[level]))
+        )
+        for level in LEVELS
+    }
 
 
-def _chunks(images: ImageSet, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _outputs(
+    learner: Learner, images: ImageSet, make: Views, view: int, device: torch.device
+) -> dict[Level, Array]:
+    """(N, D) L2-normalised outputs of one view, per level."""
+    parts: dict[Level, list[torch.Tensor]] = {level: [] for level in LEVELS}
     for start in range(0, len(images), BATCH_IMAGES):
         rows = slice(start, start + BATCH_IMAGES)
-        yield images.images[rows].to(device), images.ids[rows].to(device)
+        chunk, ids = images.images[rows].to(device), images.ids[rows].to(device)
+        features = learner.features(make(chunk, ids, view))
+        parts["encoder"].append(F.normalize(features, dim=1))
+        parts["projector"].append(learner.project(features))
+    return {level: torch.cat(parts[level]).cpu().numpy().astype(np.float64) for level in LEVELS}
 
 
 def _level(
-    level: Level,
-    pairs: dict[str, _Matrices],
-    weights: dict[str, NDArray[np.float64]],
-    keys: list[str],
-    confidence: float,
+    level: Level, changes: dict[str, _Change], keys: list[str], confidence: float
 ) -> LevelReport:
-    groups = {name: _group(level, pairs[name], weights[name], confidence) for name in pairs}
-    scores = pairs["own"].scores(level)
+    groups = {name: _group(level, change, confidence) for name, change in changes.items()}
+    scores = changes["own"].scores(level)
     return LevelReport(
         own=groups["own"],
         per_sample=dict(zip(keys, scores.tolist(), strict=True)),
         control=groups.get("control"),
-        contrast=_contrast(level, pairs, weights, confidence),
+        contrast=_contrast(level, changes, confidence),
     )
 
 
-def _group(level: Level, pair: _Matrices, weights: NDArray[np.float64], confidence: float) -> Group:
-    scores = pair.scores(level)
-    draws = resampled_means(scores, weights)
+def _group(level: Level, change: _Change, confidence: float) -> Group:
+    scores = change.scores(level)
+    draws = resampled_means(scores, change.weights)
     negative = None
-    if pair.samples > 1:
+    if change.samples > 1:
+        matrices = (change.before[level].matrix, change.after[level].matrix, change.negative(level))
         negative = NegativeAlignment(
             *(
                 _statistic(
-                    off_diagonal(m), resampled_pair_means(m, weights), pair.samples, confidence
+                    off_diagonal(matrix),
+                    resampled_pair_means(matrix, change.pair_weights),
+                    len(change.chosen),
+                    confidence,
                 )
-                for m in (pair.before[level], pair.after[level], pair.change(level))
+                for matrix in matrices
             )
         )
-    return Group(_statistic(scores, draws, pair.samples, confidence), negative)
+    return Group(_statistic(scores, draws, change.samples, confidence), negative)
 
 
-def _statistic(
-    values: NDArray[np.float64], draws: NDArray[np.float64], n: int, confidence: float
-) -> Statistic:
+def _statistic(values: Array, draws: Array, n: int, confidence: float) -> Statistic:
     interval = list(percentile_interval(draws, confidence)) if n > 1 else None
     return Statistic(float(values.mean()), float(values.std()), interval, n)
 
 
-def _contrast(
-    level: Level,
-    pairs: dict[str, _Matrices],
-    weights: dict[str, NDArray[np.float64]],
-    confidence: float,
-) -> Contrast | None:
-    if "control" not in pairs or min(pair.samples for pair in pairs.values()) < MIN_SAMPLES:
+def _contrast(level: Level, changes: dict[str, _Change], confidence: float) -> Contrast | None:
+    if "control" not in changes or min(c.samples for c in changes.values()) < MIN_SAMPLES:
         return None
-    scores = {name: pair.scores(level) for name, pair in pairs.items()}
-    changes = {name: pair.change(level) for name, pair in pairs.items()}
-    score_draws = {n: resampled_means(scores[n], weights[n]) for n in pairs}
-    change_draws = {n: resampled_pair_means(changes[n], weights[n]) for n in pairs}
+    scores = {name: change.scores(level) for name, change in changes.items()}
+    negative = {name: change.negative(level) for name, change in changes.items()}
     return Contrast(
         forgetting_score=_difference(
-            {n: float(s.mean()) for n, s in scores.items()}, score_draws, confidence
+            {n: float(s.mean()) for n, s in scores.items()},
+            {n: resampled_means(s, changes[n].weights) for n, s in scores.items()},
+            confidence,
         ),
         negative_alignment_change=_difference(
-            {n: float(off_diagonal(c).mean()) for n, c in changes.items()}, change_draws, confidence
+            {n: float(off_diagonal(m).mean()) for n, m in negative.items()},
+            {n: resampled_pair_means(m, changes[n].pair_weights) for n, m in negative.items()},
+            confidence,
         ),
     )
 
 
-def _difference(
-    means: dict[str, float], draws: dict[str, NDArray[np.float64]], confidence: float
-) -> Difference:
+def _difference(means: dict[str, float], draws: dict[str, Array], confidence: float) -> Difference:
     drawn = draws["own"] - draws["control"]
     adjusted = 1 - (1 - confidence) / LOOKS
     return Difference(

@@ -26,10 +26,16 @@ def alignment_matrix(outputs: Array) -> Array:
     return matrix
 
 
-def forgetting_scores(before: Array, after: Array) -> Array:
-    """(N,) FS of each sample, eq. 2: the diagonal of AM(before) - AM(after)."""
-    scores: Array = np.diagonal(before) - np.diagonal(after)
-    return scores
+def self_alignment(view_sum: Array, views: int) -> Array:
+    """(N,) diagonal of the alignment matrix from the (N, D) sum of each sample's normalised views.
+
+    |sum_v f_v|^2 holds each of the `views` cosines of a view with itself, all 1, and every pair
+    twice. Before minus after this is the forgetting score of each sample (eq. 2).
+    """
+    if views < MIN_VIEWS:
+        raise ValueError("alignment needs at least two views")
+    alignment: Array = ((view_sum**2).sum(axis=1) - views) / (views * (views - 1))
+    return alignment
 
 
 def off_diagonal(matrix: Array) -> Array:
