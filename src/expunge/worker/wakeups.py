@@ -34,7 +34,12 @@ def make_celery(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"socket_connect_timeout": REDIS_TIMEOUT_SECONDS},
+        broker_transport_options={
+            "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+            # A dispatcher that cannot reach Redis says so at once and tries again itself.
+            "max_retries": 1,
+            "interval_start": 0,
+        },
         task_create_missing_queues=True,
         worker_enable_remote_control=False,
     )

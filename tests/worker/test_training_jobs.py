@@ -1,0 +1,218 @@
+"""Pre-training and unlearning jobs with their real training processes."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Self
+
+import psutil
+import pytest
+from safetensors import safe_open
+from sqlalchemy import select, update
+from tests.worker.lab import LONG, MOCO, Lab, World, eventually
+
+from expunge.registry import datasets, jobs, models
+from expunge.registry.objects import fetch
+from expunge.registry.tables import Checkpoint, Job, LogRow, Request
+from expunge.worker.context import Context
+from expunge.worker.running import Runner
+
+
+def test_pretraining_records_weights_metrics_and_the_first_head(lab: Lab, world: World) -> None:
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+    lab.runner.run(job_id)
+    job = lab.job(job_id)
+    assert (job.state, job.attempt, job.lease_token) == ("succeeded", 1, None)
+    assert job.metrics is not None
+    assert job.metrics["steps"] == 2 * (64 // 16)
+    assert len(job.metrics["history"]) == 2
+    assert lab.head(world.model) == job.result_checkpoint_id
+    with lab.sessions() as session:
+        checkpoint = session.get_one(Checkpoint, job.result_checkpoint_id)
+        assert checkpoint.trained_on == sorted(world.training_data)
+        assert checkpoint.forgotten == []
+
+
+def test_the_same_job_gives_the_same_weights(lab: Lab, world: World) -> None:
+    digests = set()
+    for _ in range(2):
+        job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+        lab.runner.run(job_id)
+        with lab.sessions() as session:
+            digests.add(session.get_one(Checkpoint, lab.job(job_id).result_checkpoint_id).digest)
+    assert len(digests) == 1
+
+
+def test_requests_within_the_window_become_one_job_and_both_complete(lab: Lab) -> None:
+    world = World(lab, batch_window_seconds=0.5)
+    lab.runner.run(lab.pretraining(world.model_owner, world.model, world.training_data))
+    base = lab.head(world.model)
+    first = lab.request(world.first_owner, world.model, [world.first])
+    second = lab.request(world.second_owner, world.model, [world.second])
+    job = lab.job_of(first)
+    assert job.id == lab.job_of(second).id
+    lab.runner.run(job.id)
+    assert lab.job(job.id).state == "queued", "the window is still open"
+    threading.Event().wait(0.6)
+    lab.runner.run(job.id)
+    job = lab.job(job.id)
+    assert job.state == "succeeded", job.reason
+    with lab.sessions() as session:
+        assert {session.get_one(Request, each).state for each in (first, second)} == {"completed"}
+        result = session.get_one(Checkpoint, job.result_checkpoint_id)
+        assert (result.parent_id, result.id) == (base, lab.head(world.model))
+        assert result.trained_on == sorted(world.training_data)
+        assert result.forgotten == sorted([world.first, world.second])
+        events = session.scalars(
+            select(LogRow.event).where(LogRow.subject_id == job.id).order_by(LogRow.seq)
+        ).all()
+    assert list(events) == ["queued", "running", "evaluating", "succeeded"]
+    assert job.metrics is not None
+    assert set(job.metrics["evaluation"]["encoder"]) == {"unlearn", "retain"}
+
+
+def test_what_may_leave_a_moco_checkpoint_holds_no_queue_and_no_key_encoder(
+    lab: Lab, tmp_path: Path
+) -> None:
+    world = World(lab, MOCO)
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+    lab.runner.run(job_id)
+    with lab.sessions() as session:
+        checkpoint = session.get_one(Checkpoint, lab.job(job_id).result_checkpoint_id)
+    fetch(lab.store, checkpoint.object_key, tmp_path / "inside")
+    fetch(lab.store, checkpoint.release_key, tmp_path / "released")
+    with (
+        safe_open(tmp_path / "inside", "np") as inside,
+        safe_open(tmp_path / "released", "np") as released,
+    ):
+        assert {"queue", "queue_ids"} <= set(inside.keys())
+        kept = {name for name in inside.keys() if name.startswith(("encoder.", "projector."))}  # noqa: SIM118
+        assert set(released.keys()) == kept
+        assert released.metadata() == inside.metadata()
+        for name in kept:
+            assert (released.get_tensor(name) == inside.get_tensor(name)).all()
+
+
+class Running:
+    """A job that runs in a thread of the test, caught in the middle."""
+
+    def __init__(self, lab: Lab, job_id: str) -> None:
+        self.lab, self.job_id = lab, job_id
+        self.context = Context(lab.settings, lab.sessions, lab.store)
+        self.thread = threading.Thread(target=Runner(self.context).run, args=(job_id,))
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        eventually(lambda: self.lab.job(self.job_id).progress, "the job trains")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.stopping.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    @property
+    def process(self) -> psutil.Process:
+        children = psutil.Process(os.getpid()).children()
+        return next(c for c in children if "expunge.worker.training_process" in c.cmdline())
+
+
+@pytest.fixture
+def long_job(lab: Lab, world: World) -> str:
+    return lab.pretraining(world.model_owner, world.model, world.training_data, LONG)
+
+
+def test_a_killed_training_process_ends_the_job_with_its_signal(lab: Lab, long_job: str) -> None:
+    with Running(lab, long_job) as running:
+        running.process.send_signal(signal.SIGKILL)
+        running.thread.join(30)
+    job = lab.job(long_job)
+    assert job.state == "failed"
+    assert "SIGKILL" in str(job.reason)
+    assert job.result_checkpoint_id is None
+
+
+def test_a_stopped_worker_gives_its_job_back(lab: Lab, long_job: str) -> None:
+    with Running(lab, long_job) as running:
+        process = running.process
+        running.context.stopping.set()
+        running.thread.join(30)
+        assert not process.is_running()
+    job = lab.job(long_job)
+    assert (job.state, job.attempt, job.published_at) == ("queued", 0, None)
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(lab: Lab, world: World, long_job: str) -> None:
+    with Running(lab, long_job) as running:
+        with lab.sessions.begin() as session:
+            session.execute(
+                update(Job).where(Job.id == long_job).values(lease_token="another attempt")
+            )
+        running.thread.join(30)
+        assert not running.thread.is_alive(), "the attempt noticed and stopped"
+    job = lab.job(long_job)
+    assert (job.state, job.lease_token) == ("running", "another attempt")
+    assert lab.head(world.model) is None
+
+
+def test_a_job_over_its_time_limit_fails_and_says_so(lab: Lab, long_job: str) -> None:
+    settings = lab.settings.model_copy(update={"job_time_limit_seconds": 0.5})
+    Runner(Context(settings, lab.sessions, lab.store)).run(long_job)
+    job = lab.job(long_job)
+    assert (job.state, job.reason) == ("failed", "the time limit of 0.5 seconds was reached")
+
+
+def test_a_damaged_base_checkpoint_fails_job_and_request_with_the_reason(
+    lab: Lab, trained: World
+) -> None:
+    request = lab.request(trained.first_owner, trained.model, [trained.first])
+    with lab.sessions() as session:
+        head = session.get_one(Checkpoint, lab.head(trained.model))
+    (lab.folder / "objects" / head.object_key).write_bytes(b"not what was stored")
+    lab.runner.run(lab.job_of(request).id)
+    with lab.sessions() as session:
+        found = session.get_one(Request, request)
+        assert found.state == "failed"
+        assert "does not have the digest" in str(found.reason)
+    assert lab.head(trained.model) == head.id
+
+
+def test_a_failed_request_may_be_made_again(lab: Lab, trained: World) -> None:
+    request = lab.request(trained.first_owner, trained.model, [trained.first])
+    lease = jobs.claim(lab.sessions, lab.job_of(request).id, lease_seconds=5)
+    assert lease is not None
+    with lab.sessions.begin() as session:
+        jobs.fail(session, lease, "for the test")
+    again = lab.request(trained.first_owner, trained.model, [trained.first])
+    lab.runner.run(lab.job_of(again).id)
+    assert lab.job_of(again).state == "succeeded"
+
+
+def test_a_withdrawn_grant_keeps_what_was_trained_but_forbids_new_training(
+    lab: Lab, trained: World
+) -> None:
+    with lab.sessions.begin() as session:
+        datasets.withdraw_grant(session, trained.first_owner, trained.first, trained.model_owner.id)
+    request = lab.request(trained.first_owner, trained.model, [trained.first])
+    lab.runner.run(lab.job_of(request).id)
+    assert lab.job_of(request).state == "succeeded"
+    with lab.sessions() as session, pytest.raises(Exception, match=trained.first):
+        models.check_training_data(
+            session,
+            trained.model_owner,
+            models.owned(session, trained.model_owner, trained.model),
+            [trained.first],
+        )
+
+
+def test_the_training_process_is_told_nothing_but_its_task(lab: Lab, long_job: str) -> None:
+    with Running(lab, long_job) as running:
+        task_file = Path(running.process.cmdline()[-2])
+        task = json.loads(task_file.read_text())
+    assert set(task) == {
+        "encoder", "method", "params", "seed", "device",
+        "retain_shards", "unlearn_shards", "base", "result",
+    }  # fmt: skip
+    assert not task_file.exists(), "the attempt's folder is removed"

@@ -1,0 +1,103 @@
+"""Dispatcher, Redis and a Celery worker process: wake-ups that are lost, repeated or late."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+from sqlalchemy import Engine
+from tests.worker.lab import Lab, World, eventually, images, worker_process
+
+from expunge.embedded.redis import Redis
+from expunge.registry import datasets, jobs
+from expunge.registry.tables import Dataset, Role
+from expunge.worker.dispatcher import Dispatcher
+from expunge.worker.wakeups import make_celery, wake
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    with Redis(tmp_path / "redis").running() as (url, _):
+        yield url
+
+
+def flush(redis_url: str) -> int:
+    """Empty Redis and return how many keys it held."""
+    with redis_client.Redis(unix_socket_path=redis_url.removeprefix("redis+socket://")) as client:
+        held: int = client.dbsize()
+        client.flushall()
+    return held
+
+
+def start_sealing(lab: Lab) -> tuple[str, str]:
+    owner = lab.party("owner", Role.DATA_OWNER)
+    dataset_id = lab.dataset(owner, "photos", [images("a", 3, 0)])
+    with lab.sessions.begin() as session:
+        _, job = datasets.start_sealing(session, owner, dataset_id)
+    assert job is not None
+    return dataset_id, job.id
+
+
+def test_a_lost_wakeup_is_sent_again_and_a_worker_process_does_the_job(
+    lab: Lab, engine: Engine, redis_url: str, tmp_path: Path
+) -> None:
+    dataset_id, job_id = start_sealing(lab)
+    settings = lab.settings.model_copy(update={"redis_url": redis_url})
+    Dispatcher(settings, engine).step()
+    assert lab.job(job_id).published_at is not None
+    assert flush(redis_url) > 0, "the wake-up is gone"
+    log = tmp_path / "worker.log"
+    with (
+        worker_process("interactive", settings, redis_url, log),
+        worker_process("dispatch", settings, redis_url, tmp_path / "dispatch.log"),
+    ):
+        eventually(lambda: lab.job(job_id).state == "succeeded", "the data set is sealed")
+        for _ in range(3):
+            wake(make_celery(settings), job_id, lease_kind(lab, job_id))
+        second, second_job = sealing_of_another(lab)
+        eventually(lambda: lab.job(second_job).state == "succeeded", "the second one too")
+    with lab.sessions() as session:
+        assert session.get_one(Dataset, dataset_id).state == "sealed"
+        assert session.get_one(Dataset, second).state == "sealed"
+    assert lab.job(job_id).attempt == 1, "repeated wake-ups changed nothing"
+
+
+def lease_kind(lab: Lab, job_id: str) -> jobs.JobKind:
+    return jobs.JobKind(lab.job(job_id).kind)
+
+
+def sealing_of_another(lab: Lab) -> tuple[str, str]:
+    owner = lab.party("another owner", Role.DATA_OWNER)
+    dataset_id = lab.dataset(owner, "more photos", [images("b", 3, 1)])
+    with lab.sessions.begin() as session:
+        _, job = datasets.start_sealing(session, owner, dataset_id)
+    assert job is not None
+    return dataset_id, job.id
+
+
+def test_while_redis_is_away_jobs_stay_unannounced_and_are_not_lost(
+    lab: Lab, engine: Engine, tmp_path: Path
+) -> None:
+    _, job_id = start_sealing(lab)
+    nobody = f"redis+socket://{tmp_path}/nobody.sock"
+    dispatcher = Dispatcher(lab.settings.model_copy(update={"redis_url": nobody}), engine)
+    with pytest.raises(Exception, match=r"nobody\.sock"):
+        dispatcher.step()
+    assert lab.job(job_id).published_at is None
+    assert lab.job(job_id).state == "queued"
+
+
+def test_the_dispatcher_takes_back_a_silent_job_and_fails_it_after_its_attempts(
+    lab: Lab, engine: Engine, redis_url: str, world: World
+) -> None:
+    settings = lab.settings.model_copy(update={"redis_url": redis_url, "max_attempts": 2})
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+    for attempt in (1, 2):
+        lease = jobs.claim(lab.sessions, job_id, lease_seconds=0)
+        assert lease is not None
+        assert lease.attempt == attempt
+        Dispatcher(settings, engine).step()
+    job = lab.job(job_id)
+    assert job.state == "failed"
+    assert "fell silent 2 times" in str(job.reason)
+    assert job.lease_token is None
