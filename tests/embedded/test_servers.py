@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -18,6 +20,13 @@ from expunge.embedded.processes import ProcessFailedError
 from expunge.embedded.redis import Redis, start_redis
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not below pytest's own folder: when root runs a second pytest, that is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="expunge-tests-") as name:
+        yield Path(name)
+
+
 def redis_reply(url: str, command: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(url.removeprefix("redis+socket://"))
@@ -25,51 +34,51 @@ def redis_reply(url: str, command: bytes) -> bytes:
         return connection.recv(256)
 
 
-def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
-    with start_postgres(tmp_path) as url:
+def test_what_was_written_is_there_after_a_restart(folder: Path) -> None:
+    with start_postgres(folder) as url:
         engine = create_engine(url)
         with engine.begin() as connection:
             connection.execute(text("CREATE TABLE kept (n int)"))
             connection.execute(text("INSERT INTO kept VALUES (7)"))
         engine.dispose()
-    with start_postgres(tmp_path) as url:
+    with start_postgres(folder) as url:
         engine = create_engine(url)
         with engine.connect() as connection:
             assert connection.execute(text("SELECT n FROM kept")).scalar_one() == 7
         engine.dispose()
 
 
-def test_postgres_listens_on_a_private_socket_only(tmp_path: Path) -> None:
-    with Postgres(tmp_path, durable=False).running() as (url, server):
-        folder = Path(str(make_url(url).query["host"]))
-        assert folder.stat().st_mode & 0o077 == 0
-        with psycopg.connect(host=str(folder), user="expunge", dbname="expunge") as connection:
+def test_postgres_listens_on_a_private_socket_only(folder: Path) -> None:
+    with Postgres(folder, durable=False).running() as (url, server):
+        sockets = Path(str(make_url(url).query["host"]))
+        assert sockets.stat().st_mode & 0o077 == 0
+        with psycopg.connect(host=str(sockets), user="expunge", dbname="expunge") as connection:
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
         pid = server.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_paths_too_long_for_a_socket_still_work(tmp_path: Path) -> None:
-    deep = tmp_path / ("long" * 30)
+def test_paths_too_long_for_a_socket_still_work(folder: Path) -> None:
+    deep = folder / ("long" * 30)
     with start_postgres(deep / "pg", durable=False) as url, start_redis(deep / "redis") as queue:
         engine = create_engine(url)
         with engine.connect() as connection:
             assert connection.execute(text("SELECT 1")).scalar_one() == 1
         engine.dispose()
         assert redis_reply(queue, b"PING") == b"+PONG\r\n"
-        folder = Path(str(make_url(url).query["host"]))
-    assert not folder.exists()
+        sockets = Path(str(make_url(url).query["host"]))
+    assert not sockets.exists()
 
 
-def test_redis_keeps_its_data_over_a_restart(tmp_path: Path) -> None:
-    with start_redis(tmp_path) as url:
+def test_redis_keeps_its_data_over_a_restart(folder: Path) -> None:
+    with start_redis(folder) as url:
         assert redis_reply(url, b"SET kept 7") == b"+OK\r\n"
-    with start_redis(tmp_path) as url:
+    with start_redis(folder) as url:
         assert redis_reply(url, b"GET kept") == b"$1\r\n7\r\n"
 
 
-def test_servers_left_over_from_a_killed_starter_are_taken_over(tmp_path: Path) -> None:
+def test_servers_left_over_from_a_killed_starter_are_taken_over(folder: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
         "from expunge.embedded.postgres import start_postgres\n"
@@ -78,30 +87,30 @@ def test_servers_left_over_from_a_killed_starter_are_taken_over(tmp_path: Path) 
         "with start_postgres(root / 'pg'), start_redis(root / 'redis'):\n"
         "    (root / 'up').touch(); time.sleep(600)\n"
     )
-    starter = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    starter = subprocess.Popen([sys.executable, "-c", script, str(folder)])
     deadline = time.monotonic() + 30
-    while not (tmp_path / "up").exists():
+    while not (folder / "up").exists():
         assert starter.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     starter.send_signal(signal.SIGKILL)
     starter.wait()
-    with start_postgres(tmp_path / "pg") as url, start_redis(tmp_path / "redis") as queue:
+    with start_postgres(folder / "pg") as url, start_redis(folder / "redis") as queue:
         assert url.startswith("postgresql+psycopg://")
         assert redis_reply(queue, b"PING") == b"+PONG\r\n"
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with start_postgres(tmp_path, durable=False):
+def test_a_server_that_cannot_start_says_why(folder: Path) -> None:
+    with start_postgres(folder, durable=False):
         pass
-    (tmp_path / "data" / "postgresql.conf").write_text("no such setting = 1\n")
-    server = start_postgres(tmp_path, durable=False)
+    (folder / "data" / "postgresql.conf").write_text("no such setting = 1\n")
+    server = start_postgres(folder, durable=False)
     with pytest.raises(ProcessFailedError, match=r"(?s)PostgreSQL ended.*\.log.*syntax error"):
         server.__enter__()
 
 
-def test_a_dead_server_is_noticed(tmp_path: Path) -> None:
-    with Redis(tmp_path).running() as (_, server):
+def test_a_dead_server_is_noticed(folder: Path) -> None:
+    with Redis(folder).running() as (_, server):
         server.check()
         os.kill(server.pid, signal.SIGKILL)
         server.process.wait(10)

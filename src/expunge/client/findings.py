@@ -1,5 +1,6 @@
 """An audit's numbers as a table for people: own and control side by side. Computes nothing."""
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from expunge.client.reports import (
@@ -12,21 +13,22 @@ from expunge.client.reports import (
 )
 
 NOT_THERE = "–"
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def findings_table(report: AuditReport, title: str | None = None) -> Table:
     """Per level: forgetting score and negative alignment, own against control."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("level")
-    table.add_column("statistic")
-    table.add_column("own")
-    table.add_column("control")
-    table.add_column("own − control")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("")
+    for column in ("own", "control", "own − control"):
+        table.add_column(column)
     for name, level in report.levels.items():
-        for index, row in enumerate(_rows(level)):
-            table.add_row(name if index == 0 else "", *row)
+        table.add_row(f"[bold]{name} outputs")
+        for row in _rows(level):
+            table.add_row(*row)
         table.add_section()
     table.caption = (
+        "alignment: between different images (negative alignment); "
         f"means with {report.confidence:.0%} intervals over {report.n_own} own"
         f" and {report.n_control or 0} control images, {report.views} views each"
     )
@@ -34,12 +36,13 @@ def findings_table(report: AuditReport, title: str | None = None) -> Table:
 
 
 def with_interval(mean: float | None, interval: Interval | None) -> str:
-    """`0.012 [0.010, 0.014]`; a dash where there is no number."""
+    """`+0.0120 [+0.0100, +0.0140]`; a dash where there is no number."""
     if mean is None:
         return NOT_THERE
     if interval is None:
         return f"{mean:+.4f}"
-    return f"{mean:+.4f} [{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    # In a narrow terminal the line breaks before the interval, never inside it.
+    return f"{mean:+.4f} [{interval[0]:+.4f},{NO_BREAK_SPACE}{interval[1]:+.4f}]"
 
 
 def _rows(level: LevelReport) -> list[tuple[str, str, str, str]]:
@@ -47,25 +50,25 @@ def _rows(level: LevelReport) -> list[tuple[str, str, str, str]]:
     own, other = level.negative_alignment, control.negative_alignment if control else None
     return [
         (
-            "forgetting score (FS)",
+            "forgetting score",
             _score(level.forgetting_score),
             _score(control.forgetting_score if control else None),
             _difference(contrast.forgetting_score if contrast else None),
         ),
         (
-            "negative alignment before",
+            "alignment before",
             _estimate(own.before if own else None),
             _estimate(other.before if other else None),
             "",
         ),
         (
-            "negative alignment after",
+            "alignment after",
             _estimate(own.after if own else None),
             _estimate(other.after if other else None),
             "",
         ),
         (
-            "its change",
+            "change",
             _estimate(own.change if own else None),
             _estimate(other.change if other else None),
             _difference(contrast.negative_alignment_change if contrast else None),

@@ -111,13 +111,17 @@ def _write_keys(path: Path, cast: Cast) -> Path:
 
 
 def _what_next(console: Console, out: Path, keys: Path, audit_id: str) -> None:
-    shown = Path(os.path.relpath(out))
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     console.print("\n[bold]Left for you[/]")
-    console.print(f"  {shown}/summary.json and the heat maps in {shown}/ada and {shown}/ben")
+    console.print(
+        f"  {shown}/summary.json, and the heat maps in {shown}/ada and {shown}/ben",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print("\n[bold]Try next[/] (nothing is running now)")
     lines = (
-        f"expunge up --state {shown}/state     # the same service again, with all of this in it",
-        f". {os.path.relpath(keys)}                  # the parties' keys, in another terminal",
+        f"expunge up --state {shown}/state    # the same service, with all of this in it",
+        f". {shown}/{keys.name}    # in another terminal: the parties' keys",
         f'curl -H "Authorization: Bearer $ADA_KEY" http://127.0.0.1:8000/audits/{audit_id}',
         'curl -H "Authorization: Bearer $MODEL_OWNER_KEY" http://127.0.0.1:8000/jobs',
         "EXPUNGE_KEY=$BEN_KEY expunge requests list",

@@ -22,14 +22,19 @@ class Setting:
 
 
 SAMPLE = Setting(
-    sizes=Sizes(retained=1500, owner=64, control=400),
+    sizes=Sizes(retained=416, owner=48, control=256),
     encoder={
-        "objective": {"framework": "simclr", "temperature": 0.2},
+        "objective": {
+            "framework": "simclr",
+            "temperature": 0.2,
+            "projector_hidden": 128,
+            "projector_dim": 64,
+        },
         "architecture": {"name": "resnet18_cifar", "width": 16},
         "image_size": 32,
     },
-    pretraining={"epochs": 40, "learning_rate": 0.06, "batch_size": 256},
-    unlearning={"epochs": 10, "learning_rate": 0.02, "beta": 8.0, "batch_size": 256},
+    pretraining={"epochs": 60, "learning_rate": 0.1, "batch_size": 128},
+    unlearning={"epochs": 12, "learning_rate": 0.06, "batch_size": 128, "beta": 8.0},
 )
 """The bundled sample, on two CPU cores in minutes."""
 

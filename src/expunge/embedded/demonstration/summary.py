@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 
 from expunge.client.findings import findings_table
 from expunge.client.reports import AuditReport, Difference
@@ -80,7 +81,7 @@ def print_summary(console: Console, outcome: Outcome, run: Run) -> None:
         console.print(f"[bold]Verdict:[/] {found.report.verdict.sentence}", highlight=False)
     console.print("\n[bold]What this means[/]")
     for sentence in explanation([found.report for found in outcome.owners]):
-        console.print(f"  • {sentence}", highlight=False)
+        console.print(Padding(f"• {sentence}", (0, 0, 0, 2)), highlight=False)
     jobs = {"pre-training": outcome.pretraining, "unlearning": outcome.unlearning}
     console.print("\n[bold]What it cost[/]")
     for name, job in jobs.items():
@@ -93,7 +94,8 @@ def print_summary(console: Console, outcome: Outcome, run: Run) -> None:
         highlight=False,
     )
     console.print("\n[bold]Checkpoints[/]")
-    console.print(f"  before: {outcome.base.digest}\n  after:  {outcome.result.digest}")
+    for name, checkpoint in (("before", outcome.base), ("after", outcome.result)):
+        console.print(f"  {name}: {checkpoint.digest}", soft_wrap=True, highlight=False)
 
 
 def explanation(reports: list[AuditReport]) -> list[str]:
@@ -105,9 +107,9 @@ def explanation(reports: list[AuditReport]) -> list[str]:
     sentences = [terms]
     detected = sum(report.verdict.code == "change_detected" for report in reports)
     sentences.append(
-        f"For {detected} of {len(reports)} owners the encoder changed on their photos in another "
-        "way than on control photos that nobody asked to forget and that it was never trained on. "
-        "Without that comparison the heat maps would convince anybody of anything."
+        f"For {detected} of {len(reports)} owners the audit sees that the encoder changed on their "
+        "photos in another way than on control photos, which it was never trained on and nobody "
+        "asked to forget. These change too: a heat map alone is no evidence."
     )
     sentences += [_about(level, reports) for level in ("encoder", "projector")]
     sentences.append(

@@ -1,0 +1,139 @@
+"""What people see: problems, progress, heat maps, tables."""
+
+import io
+import json
+
+import numpy as np
+from rich.console import Console
+
+from expunge.client.findings import findings_table
+from expunge.client.heatmap import heat_map, shrink
+from expunge.client.problems import problem_of
+from expunge.client.progress import follow
+from expunge.client.reports import AuditReport
+from expunge.client.resources import End, Progress, StateChange
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def rendered(item: object, *, terminal: bool = False, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal)
+    console.print(item)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def step(number: int) -> Progress:
+    return Progress(
+        phase="unlearn",
+        epoch=number,
+        epochs=3,
+        step=number,
+        steps=3,
+        losses={"retain": 1.25},
+        images_per_second=1234.5,
+        eta_seconds=9.6,
+    )
+
+
+def test_a_problem_names_what_is_wrong_and_what_is_allowed() -> None:
+    document = {
+        "type": "urn:expunge:problem:invalid-request",
+        "title": "The request is not valid",
+        "status": 422,
+        "detail": "one value is out of bounds",
+        "errors": [{"pointer": "#/params/beta", "message": "too large", "allowed": "0 to 100"}],
+    }
+    problem = problem_of(422, "application/problem+json", json.dumps(document).encode())
+    assert problem.type == "urn:expunge:problem:invalid-request"
+    assert problem.extensions["errors"][0]["pointer"] == "#/params/beta"
+    assert str(problem) == (
+        "one value is out of bounds (HTTP 422); /params/beta: too large (allowed: 0 to 100)"
+    )
+
+
+def test_an_answer_that_is_no_problem_document_is_quoted() -> None:
+    problem = problem_of(502, "text/html", b"<h1>Bad gateway</h1>")
+    assert (problem.status, str(problem)) == (502, "<h1>Bad gateway</h1> (HTTP 502)")
+    assert problem_of(500, "application/json", b"{cut").type == "about:blank"
+
+
+def test_without_a_terminal_progress_is_few_lines() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    events = [
+        StateChange(state="running", reason=None, at=NOW),
+        *(step(number) for number in (1, 2, 3)),
+        StateChange(state="failed", reason="out of memory", at=NOW),
+        End(state="failed"),
+    ]
+    ended = follow(events, console, "unlearning")
+    assert (ended.state, ended.reason, ended.progress) == ("failed", "out of memory", step(3))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "  unlearning: running",
+        "  unlearning: failed: out of memory",
+    ]
+
+
+def test_in_a_terminal_progress_shows_epoch_loss_speed_and_time_left() -> None:
+    console = Console(file=io.StringIO(), width=160, force_terminal=True)
+    follow([step(2), End(state="completed")], console, "unlearning")
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "completed" in shown
+    assert "epoch 2/3" in shown
+
+
+def test_a_heat_map_has_two_rows_a_line_and_one_column_a_sample() -> None:
+    lines = rendered(heat_map(np.eye(5, dtype=np.float32))).splitlines()
+    assert [len(line) for line in lines] == [5, 5, 5]
+
+
+def test_colours_tell_the_sign_and_the_scale() -> None:
+    matrix = np.array([[1, -1], [0, 0]], dtype=np.float32)
+    segments = list(heat_map(matrix, limit=1.0).segments)
+    colours = [segment.style.color.triplet for segment in segments if segment.style]
+    assert [tuple(colour) for colour in colours] == [(178, 24, 43), (33, 102, 172)]
+
+
+def test_large_matrices_are_averaged_over_blocks() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(7, 7)).astype(np.float32)
+    shrunk = shrink(matrix, 3)
+    edges = [0, 2, 4, 7]
+    for row in range(3):
+        for column in range(3):
+            rows = slice(edges[row], edges[row + 1])
+            columns = slice(edges[column], edges[column + 1])
+            expected = float(matrix[rows, columns].mean())
+            assert abs(float(shrunk[row, column]) - expected) < 1e-6
+    assert shrink(matrix, 7) is matrix
+
+
+def test_the_findings_table_puts_own_and_control_side_by_side() -> None:
+    statistic = {"mean": 0.02, "std": 0.1, "interval": [0.01, 0.03], "n": 64}
+    other = {"mean": 0.001, "std": 0.1, "interval": [-0.01, 0.01], "n": 400}
+    group = {"before": statistic, "after": statistic, "change": statistic}
+    difference = {"difference": 0.019, "interval": [0.01, 0.02], "adjusted_interval": [0.0, 0.03]}
+    level = {
+        "forgetting_score": {**statistic, "per_sample": {"a": 0.02}},
+        "negative_alignment": group,
+        "control": {"forgetting_score": other, "negative_alignment": None},
+        "contrast": {"forgetting_score": difference, "negative_alignment_change": difference},
+    }
+    report = AuditReport.model_validate(
+        {
+            "levels": {"encoder": level, "projector": {**level, "control": None, "contrast": None}},
+            "n_own": 64,
+            "n_control": 400,
+            "views": 10,
+            "seed": 0,
+            "confidence": 0.95,
+            "verdict": {"code": "change_detected", "sentence": "Changed."},
+        }
+    )
+    shown = rendered(findings_table(report))
+    shown = " ".join(shown.split())
+    assert "+0.0200 [+0.0100, +0.0300]" in shown
+    assert "+0.0010 [-0.0100, +0.0100]" in shown
+    assert "95% intervals over 64 own and 400 control images, 10 views each" in shown
