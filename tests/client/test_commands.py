@@ -1,0 +1,155 @@
+"""The command line against the real service."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from tests.client.conftest import Service
+from typer.testing import CliRunner
+
+from expunge.client.cli import build_app
+
+WIDE = {"COLUMNS": "200"}
+
+
+def run(service: Service, secret: str | None, *arguments: str) -> Result:
+    env = WIDE | {"EXPUNGE_URL": service.url, "EXPUNGE_KEY": secret or ""}
+    return CliRunner(env=env).invoke(build_app(), arguments)
+
+
+def answer(result: Result) -> dict[str, object]:
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, object] = json.loads(result.stdout)
+    return parsed
+
+
+@pytest.fixture
+def ada(service: Service) -> str:
+    return service.cast.owners[0].key.secret
+
+
+@pytest.fixture
+def trainer(service: Service) -> str:
+    return service.cast.model_owner.key.secret
+
+
+def test_a_folder_of_images_becomes_a_sealed_data_set(
+    service: Service, ada: str, tmp_path: Path
+) -> None:
+    for name in ("cat/1.png", "dog/2.png"):
+        (tmp_path / name).parent.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    dataset = answer(run(service, ada, "datasets", "create", "mine", "--json"))
+    sealed = answer(
+        run(
+            service,
+            ada,
+            "datasets",
+            "upload",
+            str(dataset["id"]),
+            str(tmp_path),
+            "--seal",
+            "--json",
+        )
+    )
+    assert (sealed["state"], sealed["samples"]) == ("sealed", 2)
+    assert str(dataset["id"]) in run(service, ada, "datasets", "list").output
+
+
+def test_an_audit_draws_heat_maps_saves_them_and_says_the_verdict(
+    service: Service, ada: str, tmp_path: Path
+) -> None:
+    request = service.outcome.owners[0].request.id
+    options = ("--matrix-size", "6", "--views", "2", "--out", str(tmp_path / "maps"))
+    result = run(service, ada, "audit", request, *options)
+    assert result.exit_code == 0, result.output
+    assert "▀▀▀▀▀▀\n" in result.output
+    assert "forgetting score" in result.output
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {
+        f"{level}-{which}.png"
+        for level in ("encoder", "projector")
+        for which in ("before", "after", "gap")
+    }
+    found = answer(run(service, ada, "audit", request, *options, "--json"))
+    assert found["state"] == "succeeded"
+
+
+def test_watching_a_finished_request_ends_with_its_state(service: Service, ada: str) -> None:
+    request = service.outcome.owners[0].request.id
+    result = run(service, ada, "requests", "watch", request, "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert lines[-1] == {"event": "end", "state": "completed"}
+    assert "completed" in run(service, ada, "requests", "list").output
+
+
+def test_the_model_owner_follows_jobs_and_downloads_the_encoder(
+    service: Service, trainer: str, tmp_path: Path
+) -> None:
+    job = service.outcome.unlearning
+    shown = answer(run(service, trainer, "jobs", "show", job.id, "--json"))
+    assert shown["kind"] == "unlearn"
+    assert "succeeded" in run(service, trainer, "jobs", "watch", job.id).output
+    assert job.id in run(service, trainer, "jobs", "list").output
+    out = tmp_path / "encoder.safetensors"
+    arguments = ("models", "download", service.outcome.result.id, "--out", str(out), "--json")
+    assert answer(run(service, trainer, *arguments))["digest"] == (
+        service.outcome.result.release_digest
+    )
+    checkpoints = run(service, trainer, "models", "checkpoints", service.outcome.model.id)
+    assert service.outcome.base.id in checkpoints.output
+
+
+def test_a_model_is_created_with_its_settings(service: Service, trainer: str) -> None:
+    options = ("--framework", "moco", "--width", "4", "--objective", "queue_size=32", "--json")
+    model = answer(run(service, trainer, "models", "create", "small", *options))
+    assert isinstance(model["encoder"], dict)
+    assert model["encoder"]["objective"]["queue_size"] == 32
+    assert model["encoder"]["architecture"]["width"] == 4
+
+
+def test_keys_are_made_and_revoked(service: Service) -> None:
+    operator = service.operator
+    party = operator.create_party("Eve", "data_owner")
+    key = operator.create_key(party.id)
+    assert answer(run(service, key.secret, "me", "--json"))["party"] == json.loads(
+        party.model_dump_json()
+    )
+    operator.revoke_key(key.id)
+    refused = run(service, key.secret, "me")
+    assert refused.exit_code == 1
+    assert "HTTP 401" in refused.output
+
+
+def test_without_a_key_the_hint_says_where_to_put_one(service: Service) -> None:
+    result = run(service, None, "me")
+    assert result.exit_code == 1
+    assert "Set EXPUNGE_KEY or give --key." in result.output
+
+
+def test_methods_need_no_key_and_show_bounds(service: Service) -> None:
+    result = run(service, None, "methods")
+    assert result.exit_code == 0
+    assert "alignment_calibration" in result.output
+    assert "beta = 8.0  ≥ 0" in result.output
+
+
+def test_a_problem_is_one_paragraph_and_json_on_demand(service: Service, ada: str) -> None:
+    theirs = service.outcome.owners[1].dataset.id
+    plain = run(service, ada, "datasets", "show", theirs)
+    assert plain.exit_code == 1
+    assert plain.stderr.startswith("Error: ")
+    problem = json.loads(run(service, ada, "datasets", "show", theirs, "--json").stderr)
+    assert problem["status"] == 404
+
+
+def test_a_parameter_that_is_no_pair_is_refused(service: Service, ada: str) -> None:
+    photos = service.outcome.owners[0].dataset.id
+    arguments = ("requests", "create", service.outcome.model.id, "--dataset", photos)
+    result = run(service, ada, *arguments, "--param", "beta")
+    assert result.exit_code == 1
+    assert "'beta' is not of the form name=value" in result.output
