@@ -52,6 +52,8 @@ def install(app: FastAPI) -> None:
             swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{ASSETS}/favicon.png",
+            # Without this the page sends the description to a validator on the internet.
+            swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},
         )
 
     def openapi() -> dict[str, Any]:
