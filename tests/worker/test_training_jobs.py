@@ -174,8 +174,8 @@ def test_a_damaged_base_checkpoint_fails_job_and_request_with_the_reason(
     lab.runner.run(lab.job_of(request).id)
     with lab.sessions() as session:
         found = session.get_one(Request, request)
-        assert found.state == "failed"
-        assert "does not have the digest" in str(found.reason)
+        assert (found.state, found.reason) == ("failed", "a stored object is damaged or missing")
+    assert head.object_key in str(lab.job_of(request).reason), "the model's owner is told which"
     assert lab.head(trained.model) == head.id
 
 

@@ -207,8 +207,11 @@ def succeed(session: Session, lease: Lease, **values: Any) -> Job:
     return job
 
 
-def fail(session: Session, lease: Lease, reason: str) -> Job:
+def fail(session: Session, lease: Lease, reason: str, *, detail: str = "") -> Job:
     """End the job for good with its reason; what waits for it (requests, data set, upload) learns of it.
+
+    `detail` may name what other parties own: it is added to the reason of training jobs only,
+    which the model's owner alone can see.
 
     Raises:
         LeaseLost: the job was given away.
@@ -219,7 +222,7 @@ def fail(session: Session, lease: Lease, reason: str) -> Job:
         job,
         JobState.FAILED,
         token=lease.token,
-        reason=reason,
+        reason=f"{reason}: {detail}" if detail and job.kind in TRAINING_KINDS else reason,
         finished_at=func.now(),
         lease_token=None,
         lease_expires_at=None,

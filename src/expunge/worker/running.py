@@ -8,6 +8,7 @@ import structlog
 
 from expunge.registry import jobs
 from expunge.registry.jobs import Lease
+from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
 from expunge.registry.transitions import LeaseLost
 from expunge.worker import intake
@@ -56,13 +57,19 @@ class Runner:
                     lambda: self._release(lease, "its worker was stopped; it starts again"),
                 )
             except JobFailed as error:
-                reason = str(error)
-                self._finish(lease, lambda: self._fail(lease, reason))
+                failure = error
+                self._finish(lease, lambda: self._fail(lease, failure))
+            except (ObjectDamaged, ObjectMissing) as error:
+                damage = JobFailed("a stored object is damaged or missing", detail=str(error))
+                self._finish(lease, lambda: self._fail(lease, damage))
             # Whatever else a job runs into must end in its reason, not in a worker that is gone.
             except Exception as error:
                 logger.exception("job failed unexpectedly")
-                reason = f"unexpected {type(error).__name__}: {error}"
-                self._finish(lease, lambda: self._fail(lease, reason))
+                accident = JobFailed(
+                    f"an unexpected error; the operator's log says more under {job_id}",
+                    detail=f"{type(error).__name__}: {error}",
+                )
+                self._finish(lease, lambda: self._fail(lease, accident))
 
     def _work(self, lease: Lease) -> None:
         match lease.kind:
@@ -84,10 +91,10 @@ class Runner:
         except LeaseLost:
             logger.warning("lease lost; the job was given away", job_id=lease.job_id)
 
-    def _fail(self, lease: Lease, reason: str) -> None:
+    def _fail(self, lease: Lease, failure: JobFailed) -> None:
         with self._context.sessions.begin() as session:
-            jobs.fail(session, lease, reason)
-        logger.warning("job failed", reason=reason)
+            jobs.fail(session, lease, str(failure), detail=failure.detail)
+        logger.warning("job failed", reason=str(failure), detail=failure.detail)
 
     def _release(self, lease: Lease, reason: str) -> None:
         with self._context.sessions.begin() as session:

@@ -38,7 +38,14 @@ class Stopped(Exception):
 
 
 class JobFailed(Exception):
-    """The job cannot succeed; the message is the reason that its owner reads."""
+    """The job cannot succeed; the message is the reason that everybody concerned reads.
+
+    `detail` is for the model's owner only: it may name data sets or files of others.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 def train(context: Context, lease: Lease) -> None:
@@ -150,7 +157,9 @@ class _Watch:
             reader.join()
         self._take_messages()
         if process.returncode != 0 or self._metrics is None:
-            raise JobFailed(self._reason or self._last_words(process.returncode))
+            if self._reason is not None:
+                raise JobFailed(self._reason)
+            raise JobFailed(_ending(process.returncode), detail=self._last_words())
         return self._metrics
 
     def _supervise(self, process: subprocess.Popen[bytes]) -> None:
@@ -198,15 +207,17 @@ class _Watch:
         pause = PROGRESS_SECONDS if self._progress else seconds / BEATS_PER_LEASE
         self._next_beat = now + min(pause, seconds / BEATS_PER_LEASE)
 
-    def _last_words(self, status: int) -> str:
-        if status < 0:
-            name = signal.Signals(-status).name
-            hint = ", most likely for lack of memory" if -status == signal.SIGKILL else ""
-            how = f"the training process was ended by {name}{hint}"
-        else:
-            how = f"the training process ended with status {status}"
+    def _last_words(self) -> str:
         words = self._output.read_text(errors="replace").strip()[-LAST_WORDS_CHARS:]
-        return f"{how}; its last words: {words}" if words else how
+        return f"its last words: {words}" if words else ""
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"the training process ended with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", most likely for lack of memory" if -status == signal.SIGKILL else ""
+    return f"the training process was ended by {name}{hint}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
