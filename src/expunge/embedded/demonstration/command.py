@@ -13,7 +13,7 @@ from expunge.client import ProblemError, UnreachableError
 from expunge.client.problems import UnfinishedError
 from expunge.embedded import demonstration
 from expunge.embedded.demonstration.cast import Cast, DemoError, gathered
-from expunge.embedded.demonstration.setting import FULL, SAMPLE
+from expunge.embedded.demonstration.setting import FULL, SAMPLE, Setting
 from expunge.embedded.demonstration.split import PARTS, SplitError, split
 from expunge.embedded.demonstration.story import Story
 from expunge.embedded.demonstration.summary import Run, print_summary, write_summary
@@ -57,15 +57,19 @@ def demo(
     console = Console()
     with stopped_by_signals():
         try:
-            _run(console, data, out.resolve(), seed)
+            run_demo(console, SAMPLE if data is None else FULL, data, out.resolve(), seed)
         except EXPECTED as error:
             Console(stderr=True).print(f"\nError: {error}", markup=False, highlight=False)
             raise typer.Exit(1) from None
 
 
-def _run(console: Console, data: Path | None, out: Path, seed: int) -> None:
+def run_demo(console: Console, setting: Setting, data: Path | None, out: Path, seed: int) -> None:
+    """Run the demo; `data` None takes the bundled sample. What an earlier run left is replaced.
+
+    Raises:
+        One of `EXPECTED`: nothing runs any more, `out`/state/logs says what happened.
+    """
     started = time.monotonic()
-    setting = SAMPLE if data is None else FULL
     state = out / "state"
     remove_state(state)
     out.mkdir(parents=True, exist_ok=True)

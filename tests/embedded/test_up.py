@@ -1,0 +1,151 @@
+"""`expunge up` as users meet it: a process in the foreground that is stopped, killed, started again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from expunge.client import Client
+
+START_SECONDS = 120
+EXPUNGE = (sys.executable, "-c", "from expunge.cli import app; app()")
+
+
+@dataclass
+class Up:
+    """A running `expunge up` and what it has printed."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    @property
+    def url(self) -> str:
+        return re.findall(r"Ready after .* s at (http\S+)", self.text)[-1]
+
+
+def start(state: Path, output: Path) -> Up:
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*EXPUNGE, "up", "--state", str(state), "--port", "0"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+    up = Up(process, output)
+    deadline = time.monotonic() + START_SECONDS
+    while "Ctrl-C stops everything" not in up.text:
+        assert process.poll() is None, up.text
+        assert time.monotonic() < deadline, up.text
+        time.sleep(0.05)
+    return up
+
+
+@dataclass
+class Facts:
+    """What happened to one state folder over three lives."""
+
+    first: str = ""
+    refused: str = ""
+    orphans: int = 0
+    second: str = ""
+    parties: tuple[str, ...] = ()
+    ended: int | None = None
+    mourned: str = ""
+    stopped: int | None = None
+    third: str = ""
+    left: int = -1
+    folder: Path = Path()
+
+
+@pytest.fixture(scope="module")
+def facts() -> Iterator[Facts]:
+    with tempfile.TemporaryDirectory(prefix="expunge-tests-") as name:
+        folder = Path(name)
+        state = folder / "state"
+        found = Facts(folder=state)
+        first = start(state, folder / "first.txt")
+        found.first = first.text
+        secret = json.loads((state / "operator.json").read_text())["secret"]
+        with Client(first.url, secret) as operator:
+            operator.create_party("Ada", "data_owner")
+        found.refused = second_up(state)
+        first.process.kill()
+        first.process.wait()
+        found.orphans = len(processes_of(state))
+
+        second = start(state, folder / "second.txt")
+        found.second = second.text
+        with Client(second.url, secret) as operator:
+            found.parties = tuple(party.name for party in operator.parties())
+        worker = next(p for p in processes_of(state) if "interactive" in p.cmdline())
+        worker.kill()
+        found.ended = second.process.wait(60)
+        found.mourned = second.text
+
+        third = start(state, folder / "third.txt")
+        third.process.send_signal(signal.SIGTERM)
+        found.stopped = third.process.wait(60)
+        found.third = third.text
+        found.left = len(processes_of(state))
+        yield found
+
+
+def second_up(state: Path) -> str:
+    command = [*EXPUNGE, "up", "--state", str(state), "--port", "0"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1
+    return " ".join(refused.stderr.split())
+
+
+def processes_of(state: Path) -> list[psutil.Process]:
+    """Processes of the stack over this state, by environment or command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        told = " ".join(process.info["cmdline"] or [])
+        told += (process.info["environ"] or {}).get("EXPUNGE_WORK_DIR", "")
+        if str(state) in told:
+            found.append(process)
+    return found
+
+
+def test_the_first_start_says_where_it_listens_and_prints_the_key_once(facts: Facts) -> None:
+    secret = json.loads((facts.folder / "operator.json").read_text())["secret"]
+    assert secret in facts.first
+    assert str(facts.folder / "logs") in facts.first
+    assert secret not in facts.second
+    assert all(secret not in log.read_text() for log in (facts.folder / "logs").iterdir())
+
+
+def test_two_stacks_never_share_a_state_folder(facts: Facts) -> None:
+    assert "is in use by process" in facts.refused
+
+
+def test_nothing_is_lost_when_the_stack_is_killed(facts: Facts) -> None:
+    assert facts.orphans > 0
+    assert set(facts.parties) == {"operator", "Ada"}
+
+
+def test_a_dead_worker_ends_the_stack_with_its_last_words(facts: Facts) -> None:
+    assert facts.ended == 1
+    assert "The interactive worker ended (signal SIGKILL)" in facts.mourned
+    assert "interactive-worker.log" in facts.mourned
+
+
+def test_a_stop_leaves_nothing_running(facts: Facts) -> None:
+    assert facts.stopped == 0
+    assert "Stopped; everything is kept" in facts.third
+    assert facts.left == 0
