@@ -1,0 +1,70 @@
+"""The migrations build exactly the tables that the code declares, there and back, by several processes at once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect
+from sqlalchemy.engine import URL
+from tests.conftest import execute, text_of
+
+from expunge.registry.database import connect
+from expunge.registry.migration import configuration, is_current, migrate
+from expunge.registry.tables import Table
+
+
+@pytest.fixture
+def empty(postgres: URL) -> Iterator[Engine]:
+    """An engine on a database without tables."""
+    execute(postgres, "CREATE DATABASE unmigrated")
+    engine = connect(text_of(postgres.set(database="unmigrated")))
+    yield engine
+    engine.dispose()
+    execute(postgres, "DROP DATABASE unmigrated WITH (FORCE)")
+
+
+def url_of(engine: Engine) -> str:
+    return text_of(engine.url)
+
+
+def test_the_newest_schema_is_what_the_tables_declare(empty: Engine) -> None:
+    migrate(url_of(empty))
+    assert is_current(empty)
+    with empty.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_down_and_up_again(empty: Engine) -> None:
+    migrate(url_of(empty))
+    command.downgrade(configuration(url_of(empty)), "base")
+    assert not is_current(empty)
+    assert inspect(empty).get_table_names() == ["alembic_version"]
+    migrate(url_of(empty))
+    assert is_current(empty)
+
+
+def test_an_empty_database_is_not_current(empty: Engine) -> None:
+    assert not is_current(empty)
+
+
+def test_migrating_twice_changes_nothing(empty: Engine) -> None:
+    migrate(url_of(empty))
+    migrate(url_of(empty))
+    assert is_current(empty)
+
+
+def test_several_processes_may_migrate_at_once(empty: Engine) -> None:
+    environment = os.environ | {
+        "EXPUNGE_DATABASE_URL": url_of(empty),
+        "EXPUNGE_OBJECT_STORE": "file:///unused",
+    }
+    command = [sys.executable, "-m", "expunge.registry", "migrate"]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert is_current(empty)
