@@ -159,6 +159,7 @@ class World:
         self.own = lab.sealed(self.model_owner, "own", images("own", 40, 0))
         self.first = lab.sealed(self.first_owner, "first", images("first", 12, 1))
         self.second = lab.sealed(self.second_owner, "second", images("second", 12, 2))
+        self.seconds = [self.second]
         self.control = lab.sealed(self.model_owner, "control", images("control", 12, 3))
         with lab.sessions.begin() as session:
             datasets.grant(session, self.first_owner, self.first, self.model_owner.id)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import Engine
-from tests.worker.lab import Lab, World
+from tests.worker.lab import Lab, World, images
 
-from expunge.registry import audits, models
+from expunge.registry import audits, datasets, models
 from expunge.registry.objects import read_bytes
 from expunge.registry.tables import Audit, Party
 from expunge.worker import pictures
@@ -23,8 +23,13 @@ def lab(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture(scope="module")
 def trained(lab: Lab) -> World:
+    """As elsewhere, but the second owner has two data sets whose samples have the same keys."""
     world = World(lab)
-    lab.runner.run(lab.pretraining(world.model_owner, world.model, world.training_data))
+    more = lab.sealed(world.second_owner, "more", images("second", 12, 9))
+    with lab.sessions.begin() as session:
+        datasets.grant(session, world.second_owner, more, world.model_owner.id)
+    lab.runner.run(lab.pretraining(world.model_owner, world.model, [*world.training_data, more]))
+    world.seconds = [world.second, more]
     return world
 
 
@@ -34,11 +39,11 @@ def unlearned(lab: Lab, trained: World) -> dict[str, str]:
     with lab.sessions.begin() as session:
         models.set_control(session, trained.model_owner, trained.model, trained.control)
     found = {}
-    for owner, dataset in (
-        (trained.first_owner, trained.first),
-        (trained.second_owner, trained.second),
+    for owner, chosen in (
+        (trained.first_owner, [trained.first]),
+        (trained.second_owner, trained.seconds),
     ):
-        request = lab.request(owner, trained.model, [dataset])
+        request = lab.request(owner, trained.model, chosen)
         lab.runner.run(lab.job_of(request).id)
         found[owner.name] = request
     return found
@@ -92,6 +97,16 @@ def test_repeating_an_audit_gives_the_same_numbers_and_pictures(
     assert first.report == again.report
     assert first.objects == again.objects
     assert first.report != other.report
+
+
+def test_samples_of_two_data_sets_with_the_same_keys_are_told_apart(
+    lab: Lab, trained: World, unlearned: dict[str, str]
+) -> None:
+    found = audit(lab, trained.second_owner, unlearned["second owner"])
+    assert found.report is not None
+    assert found.report["n_own"] == 24
+    named = set(found.report["levels"]["encoder"]["forgetting_score"]["per_sample"])
+    assert named == {f"{each}/second-{n:03d}" for each in trained.seconds for n in range(12)}
 
 
 def test_matrices_are_stored_as_array_table_and_picture_that_agree(

@@ -2,9 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from sqlalchemy import select
 
 from expunge.registry import audits
 from expunge.registry.jobs import Lease
@@ -54,11 +56,13 @@ class Auditor:
     def run(self, lease: Lease) -> None:
         """Compute the audit of a claimed job and record it."""
         with self._context.sessions() as session:
-            row = session.query(Audit).filter_by(job_id=lease.job_id).one()
+            row = session.scalars(select(Audit).where(Audit.job_id == lease.job_id)).one()
             asked = row.job.params
             before, after = row.before, row.after
             model = session.get_one(Model, before.model_id)
-            own = session.query(Dataset).filter(Dataset.id.in_(asked["dataset_ids"])).all()
+            own = session.scalars(
+                select(Dataset).where(Dataset.id.in_(asked["dataset_ids"])).order_by(Dataset.id)
+            ).all()
             control = (
                 session.get_one(Dataset, model.control_dataset_id)
                 if model.control_dataset_id
@@ -68,7 +72,7 @@ class Auditor:
         report = audit(
             self._learner(before),
             self._learner(after),
-            self._images(own, size),
+            self._own(own, size),
             self._control(control, size) if control else None,
             views=asked["views"],
             seed=asked["seed"],
@@ -86,13 +90,23 @@ class Auditor:
 
         return self._learners.get_or_load(checkpoint.digest, load)
 
-    def _images(self, datasets: Sequence[Dataset], size: int) -> ImageSet:
+    def _own(self, datasets: Sequence[Dataset], size: int) -> ImageSet:
+        """All samples; with several data sets, whose keys may be alike, keys name their data set."""
+        if len(datasets) == 1:
+            return self._images(datasets[0], size)
+        sets = []
+        for dataset in datasets:
+            images = self._images(dataset, size)
+            sets.append(replace(images, keys=[f"{dataset.id}/{key}" for key in images.keys]))
+        return ImageSet.concat(sets)
+
+    def _images(self, dataset: Dataset, size: int) -> ImageSet:
         with self._context.scratch("audit") as folder:
-            return load_shards(stage_datasets(self._context.store, datasets, folder), size)
+            return load_shards(stage_datasets(self._context.store, [dataset], folder), size)
 
     def _control(self, dataset: Dataset, size: int) -> ImageSet:
         def load() -> ImageSet:
-            images = self._images([dataset], size)
+            images = self._images(dataset, size)
             # A fixed draw: every audit of a model is held against the same control.
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
             return images.subset(order[:MAX_CONTROL_IMAGES].sort().values)

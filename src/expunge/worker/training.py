@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from expunge.formats.digests import sha256_file
@@ -79,7 +79,7 @@ def _stage(context: Context, lease: Lease, folder: Path) -> Task:
             retain_ids = set(job.params["dataset_ids"])
 
         def stage(ids: set[str]) -> list[str]:
-            rows: Sequence[Dataset] = session.query(Dataset).filter(Dataset.id.in_(ids)).all()
+            rows = session.scalars(select(Dataset).where(Dataset.id.in_(ids))).all()
             return [str(path) for path in stage_datasets(context.store, rows, folder)]
 
         return Task(
