@@ -29,6 +29,8 @@ def tar_of(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
 
 PNG = images("x", 1)[0].image
 
+GIANT_EXTENSION = tar_of(("a.png", bytes(100_000)), kind=tarfile.XHDTYPE)
+
 REFUSED_AT_ONCE: dict[str, tuple[bytes, str, str]] = {
     "no tar": (b"certainly not a tar archive" * 100, "not-a-tar", "not an uncompressed tar"),
     "nothing": (b"", "not-a-tar", "tar"),
@@ -48,6 +50,7 @@ REFUSED_AT_ONCE: dict[str, tuple[bytes, str, str]] = {
     "label without image": (tar_of(("a.cls", b"3")), "missing-image", "'a' has no image"),
     "two images": (tar_of(("a.png", PNG), ("a.jpg", PNG)), "missing-image", "several images"),
     "link": (tar_of(("a.png", b""), kind=tarfile.SYMTYPE), "not-a-file", "'a.png'"),
+    "extension without end": (GIANT_EXTENSION, "too-large", "at most 16,384"),
     "no sample": (tar_of(), "empty", "no sample"),
 }
 

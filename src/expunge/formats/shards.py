@@ -26,8 +26,19 @@ MAX_LABEL_BYTES = 20
 MAX_CAPTION_BYTES = 16 * 2**10
 MAX_NAME_CHARS = 200
 MAX_SAMPLES_PER_SHARD = 1_000_000
+MAX_EXTENSION_BYTES = 16 * 2**10
+"""Of a long name or a set of extra attributes in front of a member; usual ones have less than a hundred."""
 LABEL_RANGE = range(2**31)
 
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_SPARSE = b"GNU.sparse"
+_NESTED = "its tar extensions are nested too deeply"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-./]*")
 
 ShardErrorCode = Literal[
@@ -87,6 +98,28 @@ class SampleRecord:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON-ready values."""
         return asdict(self)
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """Looks at a header before tarfile does: that reads extensions of any size into memory, one inside the other."""
+
+    def _proc_member(self, archive: Any) -> tarfile.TarInfo:
+        """The hook that tarfile calls for every header, its file positioned behind it."""
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise ShardError("not-a-file", f"member {self.name!r} is not a plain file")
+        if self.type in _EXTENSIONS:
+            if not 0 <= self.size <= MAX_EXTENSION_BYTES:
+                raise ShardError(
+                    "too-large",
+                    f"the tar extension {self.name[:80]!r} has {self.size:,} bytes; at most "
+                    f"{MAX_EXTENSION_BYTES:,}",
+                )
+            start = archive.fileobj.tell()
+            if _SPARSE in archive.fileobj.read(self.size):
+                raise ShardError("not-a-file", "sparse members are not accepted")
+            archive.fileobj.seek(start)
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
+        return member
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +286,11 @@ def _one_image(group: list[_Entry]) -> list[_Entry]:
 def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
     end = 0
     try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed by the with below
+        archive = tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo)  # noqa: SIM115 - closed by the with below
     except tarfile.TarError as error:
         raise ShardError("not-a-tar", f"not an uncompressed tar archive ({error})") from error
+    except RecursionError as error:
+        raise ShardError("not-a-tar", _NESTED) from error
     with archive:
         try:
             for member in archive:
@@ -267,6 +302,8 @@ def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
                 archive.members.clear()  # type: ignore[attr-defined]  # missing in typeshed
         except tarfile.TarError as error:
             raise ShardError("truncated", f"the archive breaks off: {error}") from error
+        except RecursionError as error:
+            raise ShardError("not-a-tar", _NESTED) from error
     _check_end(file, end, size)
 
 
