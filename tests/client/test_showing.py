@@ -9,7 +9,7 @@ from rich.console import Console
 from expunge.client.findings import findings_table
 from expunge.client.heatmap import heat_map, shrink
 from expunge.client.problems import problem_of
-from expunge.client.progress import follow
+from expunge.client.progress import describe, follow
 from expunge.client.reports import AuditReport
 from expunge.client.resources import End, Progress, StateChange
 
@@ -30,7 +30,7 @@ def step(number: int) -> Progress:
         epochs=3,
         step=number,
         steps=3,
-        losses={"retain": 1.25},
+        losses={"loss": 1.25},
         images_per_second=1234.5,
         eta_seconds=9.6,
     )
@@ -81,6 +81,7 @@ def test_in_a_terminal_progress_shows_epoch_loss_speed_and_time_left() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "completed" in shown
+    assert describe(step(2)) == "loss 1.250 · 1,234 images/s · 10 s left"
     assert "epoch 2/3" in shown
 
 
@@ -134,6 +135,6 @@ def test_the_findings_table_puts_own_and_control_side_by_side() -> None:
     )
     shown = rendered(findings_table(report))
     shown = " ".join(shown.split())
-    assert "+0.0200 [+0.0100, +0.0300]" in shown
-    assert "+0.0010 [-0.0100, +0.0100]" in shown
+    assert "+0.0200 [+0.0100,+0.0300]" in shown
+    assert "+0.0010 [-0.0100,+0.0100]" in shown
     assert "95% intervals over 64 own and 400 control images, 10 views each" in shown

@@ -124,7 +124,7 @@ def test_the_parts_share_no_image_and_the_control_comes_from_the_test_set(
 
 
 def test_too_few_images_are_said(cifar: Path, tmp_path: Path) -> None:
-    with pytest.raises(SplitError, match="control needs 100000 images, only 256 are left"):
+    with pytest.raises(SplitError, match="control needs 100000 images, only 512 are left"):
         split(cifar, tmp_path, Sizes(retained=10, owner=10, control=100_000))
     with pytest.raises(SplitError, match=r"holds no shards named train-\*\.tar"):
         split(tmp_path, tmp_path / "out", TINY.sizes)

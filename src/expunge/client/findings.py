@@ -13,7 +13,6 @@ from expunge.client.reports import (
 )
 
 NOT_THERE = "–"
-NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def findings_table(report: AuditReport, title: str | None = None) -> Table:
@@ -36,13 +35,13 @@ def findings_table(report: AuditReport, title: str | None = None) -> Table:
 
 
 def with_interval(mean: float | None, interval: Interval | None) -> str:
-    """`+0.0120 [+0.0100, +0.0140]`; a dash where there is no number."""
+    """`+0.0120 [+0.0100,+0.0140]`; a dash where there is no number."""
     if mean is None:
         return NOT_THERE
     if interval is None:
         return f"{mean:+.4f}"
-    # In a narrow terminal the line breaks before the interval, never inside it.
-    return f"{mean:+.4f} [{interval[0]:+.4f},{NO_BREAK_SPACE}{interval[1]:+.4f}]"
+    # No space inside: in a narrow terminal the line breaks before the interval.
+    return f"{mean:+.4f} [{interval[0]:+.4f},{interval[1]:+.4f}]"
 
 
 def _rows(level: LevelReport) -> list[tuple[str, str, str, str]]:

@@ -39,9 +39,10 @@ def follow(events: Iterable[Event], console: Console, title: str) -> Followed:
 
 
 def describe(progress: Progress) -> str:
-    """One line: losses, speed, what is left."""
-    losses = " ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-    return f"{losses} · {progress.images_per_second:,.0f} images/s · {left(progress)} left"
+    """One line: total loss, speed, what is left."""
+    loss = progress.losses.get("loss")
+    shown = "" if loss is None else f"loss {loss:.3f} · "
+    return f"{shown}{progress.images_per_second:,.0f} images/s · {left(progress)} left"
 
 
 def left(progress: Progress) -> str:

@@ -22,19 +22,14 @@ class Setting:
 
 
 SAMPLE = Setting(
-    sizes=Sizes(retained=416, owner=48, control=256),
+    sizes=Sizes(retained=256, owner=64, control=512),
     encoder={
-        "objective": {
-            "framework": "simclr",
-            "temperature": 0.2,
-            "projector_hidden": 128,
-            "projector_dim": 64,
-        },
+        "objective": {"framework": "simclr", "temperature": 0.1},
         "architecture": {"name": "resnet18_cifar", "width": 16},
         "image_size": 32,
     },
-    pretraining={"epochs": 60, "learning_rate": 0.1, "batch_size": 128},
-    unlearning={"epochs": 12, "learning_rate": 0.06, "batch_size": 128, "beta": 8.0},
+    pretraining={"epochs": 70, "learning_rate": 0.06, "batch_size": 64, "weight_decay": 1e-4},
+    unlearning={"epochs": 20, "learning_rate": 0.03, "batch_size": 64, "beta": 8.0},
 )
 """The bundled sample, on two CPU cores in minutes."""
 

@@ -1,0 +1,31 @@
+"""Waiting for work ends when a process that should do it is dead."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from expunge.embedded.processes import ProcessFailedError, start_child
+from expunge.embedded.stack import Stack
+from expunge.embedded.watchdog import watched
+
+
+def test_a_dead_process_ends_a_long_wait_with_its_last_words(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, port=0)
+    script = "import sys; sys.exit('the disk is full')"
+    stack._services.append(
+        start_child("The train worker", [sys.executable, "-c", script], tmp_path / "train.log")
+    )
+    started = time.monotonic()
+    with (
+        pytest.raises(ProcessFailedError, match=r"(?s)train worker ended.*the disk is full"),
+        watched(stack),
+    ):
+        time.sleep(60)
+    assert time.monotonic() - started < 30
+
+
+def test_a_stop_by_the_user_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), watched(Stack(tmp_path, port=0)):
+        raise KeyboardInterrupt
