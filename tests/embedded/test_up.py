@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from expunge.client import Client
+from expunge.embedded.stack import Stack, StackError
 
 START_SECONDS = 120
 EXPUNGE = (sys.executable, "-c", "from expunge.cli import app; app()")
@@ -149,3 +151,11 @@ def test_a_stop_leaves_nothing_running(facts: Facts) -> None:
     assert facts.stopped == 0
     assert "Stopped; everything is kept" in facts.third
     assert facts.left == 0
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=f"port {port} of 127.0.0.1 cannot be used"):
+            Stack(tmp_path, port).__enter__()
+    assert not (tmp_path / "postgres").exists()
