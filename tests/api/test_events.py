@@ -245,6 +245,22 @@ def test_many_watchers_block_nobody(data_owner: User, url: str, scene: Scene) ->
             assert list(stream)[-1].name == "end"
 
 
+def test_a_watcher_who_leaves_is_forgotten(
+    data_owner: User, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The call is logged when it is over: the polling ends though the request goes on."""
+    path = f"/requests/{scene.request}/events"
+    with data_owner.http.stream("GET", path) as answer:
+        next(read(answer.iter_lines()))
+    deadline = time.monotonic() + 10
+    while path not in [
+        each.msg.get("path") for each in caplog.records if isinstance(each.msg, dict)
+    ]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    scene.finish(scene.past.claimed(scene.job))
+
+
 def test_waiting_ends_after_the_time_that_was_asked_for(data_owner: User, scene: Scene) -> None:
     scene.finish(scene.past.claimed(scene.job))
     started = time.monotonic()

@@ -29,6 +29,17 @@ HTTP_PROBLEMS = {
 }
 """Names of what the framework refuses; Python's own phrases change between versions."""
 
+MEANINGS = {
+    400: "A header that the call needs is missing or malformed.",
+    401: "The key is missing, unknown, expired or revoked.",
+    403: "The key's role may not make this call.",
+    404: "It does not exist, or it belongs to another party.",
+    409: "It is in a state in which the call makes no sense.",
+    413: "The body is larger than the service accepts.",
+    422: "A value breaks a rule; `errors` says where and what is allowed.",
+}
+"""What the description says of each status."""
+
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected", "multiple_of")
 """What pydantic's error context says of a bound."""
 
@@ -74,7 +85,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with problems of these statuses."""
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": MEANINGS[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses

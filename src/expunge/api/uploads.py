@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
@@ -41,10 +41,8 @@ class Upload:
 def _announced_digest(
     content_digest: Annotated[
         str | None,
-        Header(
-            description="RFC 9530: `sha-256=:<base64>:` of the body. Required.",
-            examples=["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"],
-        ),
+        # Described by `described_body`: here it may be absent, so that its absence has its own problem.
+        Header(include_in_schema=False),
     ] = None,
 ) -> str:
     if content_digest is None:
@@ -56,6 +54,26 @@ def _announced_digest(
 
 
 AnnouncedDigest = Annotated[str, Depends(_announced_digest)]
+
+
+def described_body(media_type: str) -> dict[str, Any]:
+    """The `openapi_extra` of a route that receives a file."""
+    return {
+        "parameters": [
+            {
+                "name": "Content-Digest",
+                "in": "header",
+                "required": True,
+                "description": "SHA-256 of the body (RFC 9530): `sha-256=:<base64>:`.",
+                "schema": {"type": "string"},
+                "example": "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
+        },
+    }
 
 
 @asynccontextmanager

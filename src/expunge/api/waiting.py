@@ -4,9 +4,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Response
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 MAX_WAIT_SECONDS = 60
@@ -31,6 +32,11 @@ def _wait_seconds(
 
 
 WaitSeconds = Annotated[int, Depends(_wait_seconds)]
+
+
+def when_waited(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can be waited for."""
+    return {200: {"model": model, "description": "It is done: `Prefer: wait` was long enough."}}
 
 
 async def until_final(

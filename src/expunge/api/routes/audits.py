@@ -17,7 +17,7 @@ from expunge.api.problems import documented
 from expunge.api.schemas import audits as schemas
 from expunge.api.schemas.values import AuditPath
 from expunge.api.service import CurrentService, Service
-from expunge.api.waiting import WaitSeconds, accepted, until_final
+from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.registry import audits, visibility
 from expunge.registry.errors import NotFound
 from expunge.registry.tables import Audit, Party
@@ -32,7 +32,10 @@ router = APIRouter(tags=["audits"], route_class=JsonRoute)
 
 
 @router.post(
-    "/audit", status_code=202, summary="Audit a request", responses=documented(403, 404, 409)
+    "/audit",
+    status_code=202,
+    summary="Audit a request",
+    responses=when_waited(schemas.Audit) | documented(403, 404, 409),
 )
 async def create_audit(
     body: schemas.NewAudit,

@@ -22,8 +22,8 @@ from expunge.api.schemas import checkpoints as schemas
 from expunge.api.schemas import models as model_schemas
 from expunge.api.schemas.values import CheckpointPath, DatasetId, ModelPath
 from expunge.api.service import CurrentService, Service
-from expunge.api.uploads import AnnouncedDigest, Upload, received
-from expunge.api.waiting import WaitSeconds, accepted, until_final
+from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
+from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.tensors import TensorFileError, read_header, write_release
 from expunge.registry import models, visibility
@@ -45,15 +45,8 @@ router = APIRouter(tags=["checkpoints"])
     "/models/{model_id}/checkpoints",
     status_code=202,
     summary="Upload a checkpoint",
-    responses=documented(400, 403, 404, 409, 413),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        }
-    },
+    responses=when_waited(schemas.Checkpoint) | documented(400, 403, 404, 409, 413),
+    openapi_extra=described_body("application/octet-stream"),
 )
 async def upload_checkpoint(
     *,

@@ -14,8 +14,8 @@ from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
 from expunge.api.schemas.values import DatasetPath, PartyPath
 from expunge.api.service import CurrentService, Service
-from expunge.api.uploads import AnnouncedDigest, Upload, received
-from expunge.api.waiting import WaitSeconds, accepted, until_final
+from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
+from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.shards import ShardError, check_structure
 from expunge.registry import datasets, visibility
 from expunge.registry.errors import InvalidShard, NotSealed
@@ -62,12 +62,7 @@ def show_dataset(dataset_id: DatasetPath, owner: Owner, service: CurrentService)
     status_code=201,
     summary="Upload a shard",
     responses=documented(400, 403, 404, 409, 413),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    openapi_extra=described_body("application/x-tar"),
 )
 async def upload_shard(
     *,
@@ -130,7 +125,7 @@ def _store_shard(
     "/datasets/{dataset_id}/seal",
     status_code=202,
     summary="Seal a data set",
-    responses=documented(403, 404, 409),
+    responses=when_waited(schemas.Dataset) | documented(403, 404, 409),
 )
 async def seal_dataset(
     dataset_id: DatasetPath,
