@@ -8,7 +8,7 @@ import psutil  # type: ignore[import-untyped]  # no stubs among our dependencies
 
 from expunge.embedded.processes import Child
 
-END_TIMEOUT_SECONDS = 10.0
+END_TIMEOUT_SECONDS = 30.0
 
 
 def remember(path: Path, children: Iterable[Child]) -> None:
@@ -25,14 +25,15 @@ def end_remembered(path: Path) -> None:
     """End what is written down and still runs, children included; harmless when nothing does."""
     if not path.exists():
         return
-    running = [
-        process
+    families = [
+        _family(int(entry["pid"]), float(entry["started"]))
         for entry in json.loads(path.read_text() or "[]")
-        for process in _family(int(entry["pid"]), float(entry["started"]))
     ]
-    for process in running:
-        _signal(process, kill=False)
-    _, stubborn = psutil.wait_procs(running, timeout=END_TIMEOUT_SECONDS)
+    for family in families:
+        for process in family[:1]:
+            _signal(process, kill=False)
+    everyone = [process for family in families for process in family]
+    _, stubborn = psutil.wait_procs(everyone, timeout=END_TIMEOUT_SECONDS)
     for process in stubborn:
         _signal(process, kill=True)
     psutil.wait_procs(stubborn, timeout=END_TIMEOUT_SECONDS)
@@ -40,6 +41,7 @@ def end_remembered(path: Path) -> None:
 
 
 def _family(pid: int, started: float) -> list[psutil.Process]:
+    """The process, then its descendants; nothing if the id belongs to another process by now."""
     try:
         process = psutil.Process(pid)
         if process.create_time() != started:

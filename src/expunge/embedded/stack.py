@@ -108,6 +108,7 @@ class Stack:
         queue_url, queue = self._exit.enter_context(redis.running())
         self._servers = [database, queue]
         env = self._environment(database_url, queue_url)
+        remember(self.state / PROCESSES, self._servers)
         self._migrate(env)
         self._exit.callback(self._stop_services)
         self._start_services(env, port)
@@ -170,7 +171,7 @@ class Stack:
             grace_seconds=grace_seconds,
         )
         self._services.append(child)
-        remember(self.state / PROCESSES, self._services)
+        remember(self.state / PROCESSES, [*self._servers, *self._services])
 
     def _stop_services(self) -> None:
         for child in self._services:
