@@ -84,9 +84,11 @@ def _as_lines(events: Iterable[Event], console: Console, title: str) -> Iterator
         match event:
             case StateChange():
                 why = f": {event.reason}" if event.reason else ""
-                console.print(f"  {title}: {event.state}{why}", highlight=False)
+                console.print(f"  {title}: {event.state}{why}", highlight=False, soft_wrap=True)
             case Progress() if time.monotonic() >= next_line:
                 next_line = time.monotonic() + LOG_LINE_EVERY_SECONDS
                 where = f"{event.phase} epoch {event.epoch}/{event.epochs}"
-                console.print(f"  {title}: {where} {describe(event)}", highlight=False)
+                console.print(
+                    f"  {title}: {where} {describe(event)}", highlight=False, soft_wrap=True
+                )
         yield event
