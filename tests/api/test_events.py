@@ -98,8 +98,10 @@ def scene(past: Past, model_owner: User, data_owner: User, other_owner: User) ->
 
 
 def test_a_watcher_sees_states_progress_and_end_as_they_happen(
-    data_owner: User, scene: Scene
+    data_owner: User, model_owner: User, scene: Scene
 ) -> None:
+    """An owner sees nothing that would count the samples of others; the model's owner does."""
+    uncounted = {"step": None, "steps": None, "images_per_second": None}
     path = f"/requests/{scene.request}/events"
     with data_owner.http.stream("GET", path) as answer:
         events = read(answer.iter_lines())
@@ -110,7 +112,11 @@ def test_a_watcher_sees_states_progress_and_end_as_they_happen(
         for step in (3, 12):
             scene.beat(lease, step)
             seen = next(events)
-            assert (seen.name, seen.data) == ("progress", progress(step))
+            assert (seen.name, seen.data) == ("progress", progress(step) | uncounted)
+            job = model_owner.get(f"/jobs/{scene.job}").json()
+            assert job["progress"] == progress(step)
+            request = data_owner.get(f"/requests/{scene.request}").json()
+            assert request["progress"] == progress(step) | uncounted
         scene.finish(lease)
         last = list(events)
     assert [(each.name, each.data["state"]) for each in last] == [

@@ -31,7 +31,7 @@ _EVENT_ID = re.compile(r"(\d{1,18})(?:\.(\d{1,9}-\d{1,12}))?")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a watcher is: last log row seen, and the epoch and step of the last progress."""
+    """How far a watcher is: last log row seen, and a mark of the last progress."""
 
     seq: int = 0
     mark: str = ""
@@ -108,7 +108,8 @@ async def follow(
 
 
 def _mark(progress: Progress | None) -> str:
-    return "" if progress is None else f"{progress.epoch}-{progress.step}"
+    """Epoch and whole seconds left: changes as work goes on, and tells no more than the event does."""
+    return "" if progress is None else f"{progress.epoch}-{progress.eta_seconds:.0f}"
 
 
 def _state(row: LogRow, position: Position) -> ServerSentEvent:

@@ -39,10 +39,15 @@ def follow(events: Iterable[Event], console: Console, title: str) -> Followed:
 
 
 def describe(progress: Progress) -> str:
-    """One line: total loss, speed, what is left."""
+    """One line: total loss, speed if it is told, what is left."""
     loss = progress.losses.get("loss")
-    shown = "" if loss is None else f"loss {loss:.3f} · "
-    return f"{shown}{progress.images_per_second:,.0f} images/s · {left(progress)} left"
+    speed = progress.images_per_second
+    parts = [
+        "" if loss is None else f"loss {loss:.3f}",
+        "" if speed is None else f"{speed:,.0f} images/s",
+        f"{left(progress)} left",
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def left(progress: Progress) -> str:
@@ -66,8 +71,8 @@ def _with_bars(events: Iterable[Event], console: Console, title: str) -> Iterato
                 case Progress():
                     bars.update(
                         bar,
-                        total=event.steps,
-                        completed=event.step,
+                        total=event.epochs if event.steps is None else event.steps,
+                        completed=event.epoch if event.step is None else event.step,
                         where=f"{event.phase} epoch {event.epoch}/{event.epochs}",
                         detail=describe(event),
                     )

@@ -146,15 +146,18 @@ class Checkpoint(Resource):
 
 
 class Progress(Resource):
-    """How far a training run is; `eta_seconds` is the estimate of what is left."""
+    """How far a training run is; `eta_seconds` is the estimate of what is left.
+
+    Steps and speed are told to the model's owner only.
+    """
 
     phase: str
     epoch: int
     epochs: int
-    step: int
-    steps: int
+    step: int | None = None
+    steps: int | None = None
     losses: dict[str, float]
-    images_per_second: float
+    images_per_second: float | None = None
     eta_seconds: float
 
 

@@ -155,6 +155,8 @@ class Stack:
     def _start_services(self, env: Mapping[str, str], port: int) -> None:
         serve = ["uvicorn", "expunge.api.app:create_app", "--factory"]
         serve += ["--host", HOST, "--port", str(port)]
+        # Open event streams would hold up the stop; watchers resume where they were.
+        serve += ["--timeout-graceful-shutdown", "2"]
         self._start_service("api", serve, env, API_GRACE_SECONDS)
         for kind in ("dispatch", *WORKERS):
             arguments = ["expunge.worker", kind]

@@ -11,6 +11,8 @@ from expunge.registry import tables
 from expunge.registry.lifecycles import RequestState
 
 MAX_METHOD_CHARS = 100
+COUNTING = ("step", "steps", "images_per_second")
+"""Parts of a job's progress that tell how many samples it trains on."""
 
 
 class NewRequest(Body):
@@ -94,7 +96,7 @@ class Request(BaseModel):
 
 
 def visible_progress(row: tables.Request) -> Progress | None:
-    """How far the request's job is, while it runs."""
+    """How far the request's job is, while it runs; nothing that counts the samples of others."""
     if row.state != RequestState.RUNNING or row.job is None or row.job.progress is None:
         return None
-    return Progress.model_validate(row.job.progress)
+    return Progress.model_validate(row.job.progress | dict.fromkeys(COUNTING))

@@ -68,13 +68,16 @@ class Fault(BaseModel):
 
 
 class Progress(BaseModel):
-    """Where a running job is. Times in seconds."""
+    """Where a running job is. Times in seconds.
+
+    Steps and speed are for the model's owner: with them one could reckon how many samples train.
+    """
 
     phase: str
     epoch: int
     epochs: int
-    step: int
-    steps: int
+    step: int | None = None
+    steps: int | None = None
     losses: dict[str, float]
-    images_per_second: float
+    images_per_second: float | None = None
     eta_seconds: float
