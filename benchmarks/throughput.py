@@ -9,15 +9,8 @@ machine, alternating; one warm-up of each is left out. Trains nothing that is ke
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import re
-import shlex
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,13 +39,12 @@ from expunge.unlearning.hardware import precision_for, resolve_device
 from expunge.unlearning.methods.alignment_calibration import calibration_losses
 from expunge.unlearning.methods.base import SetSizes
 from expunge.unlearning.training import unlearn
+from record import conditions, summary, write
 
-RESULTS = Path(__file__).parent / "results"
 LOADER_WORKERS = 2
 UNLEARN_SHARE = 0.1
 IMAGE_SIZE = 32
 TEMPERATURE = 0.5
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 class PilViews(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
@@ -169,32 +161,11 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     return speeds
 
 
-def describe_hardware(device: torch.device) -> str:
-    """The processor or GPU, with its number of cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    if CPU_INFO.exists():
-        found = re.search(r"model name\s*: (.*)", CPU_INFO.read_text(encoding="ascii"))
-        model = found.group(1) if found else model
-    return f"{model}, {os.cpu_count()} cores"
-
-
 def report(args: argparse.Namespace, speeds: dict[str, list[float]]) -> dict[str, Any]:
     """Everything needed to judge and to repeat the measurement."""
     device = resolve_device(args.device)
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    shown = [part if part != str(args.data) else "DIR" for part in sys.argv[1:]]
-    return {
-        "command": shlex.join(["python", "benchmarks/throughput.py", *shown]),
-        "commit": commit.stdout.strip(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": describe_hardware(device),
-        "load_average_before": args.load,
-        "torch": torch.__version__,
+    found = summary(speeds)
+    return conditions(device, args.load, hidden=[str(args.data)]) | {
         "torchvision": torchvision.__version__,
         "precision": {"ours": precision_for(device), "plain": "float32", "released": "float32"},
         "settings": {
@@ -206,42 +177,12 @@ def report(args: argparse.Namespace, speeds: dict[str, list[float]]) -> dict[str
             "loader_workers": LOADER_WORKERS,
             "repeats": args.repeats,
         },
-        "images_per_second": {
-            name: {"median": round(medians[name], 1), "all": [round(v, 1) for v in values]}
-            for name, values in speeds.items()
-        },
-        "times_faster_than_plain": round(medians["ours"] / medians["plain"], 2),
-        "times_faster_than_released": round(medians["ours"] / medians["released"], 2),
+        "images_per_second": found,
+        "times_faster_than_plain": round(found["ours"]["median"] / found["plain"]["median"], 2),
+        "times_faster_than_released": round(
+            found["ours"]["median"] / found["released"]["median"], 2
+        ),
     }
-
-
-def write(result: dict[str, Any], name: str) -> None:
-    """The result as JSON and as a page to read."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"throughput-{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    speeds = result["images_per_second"]
-    rows = [
-        f"| {way} | {s['median']:.0f} | {min(s['all']):.0f} to {max(s['all']):.0f} |"
-        for way, s in speeds.items()
-    ]
-    settings = result["settings"]
-    described = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items())
-    page = f"""# Throughput of one Alignment Calibration epoch
-
-{result["hardware"]}; torch {result["torch"]}; commit `{result["commit"]}`; {result["date"]};
-1-minute load before the run {result["load_average_before"]}.
-
-| way | images/s, median | range |
-|---|---|---|
-{chr(10).join(rows)}
-
-**{result["times_faster_than_plain"]} times** the plain way,
-{result["times_faster_than_released"]} times the released one (`benchmarks/throughput.py` says what
-each does). {described}.
-
-    {result["command"]}
-"""
-    (RESULTS / f"throughput-{name}.md").write_text(page)
 
 
 def main() -> None:
@@ -256,9 +197,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", required=True, help="of the hardware, for the result's file name")
     args = parser.parse_args()
-    args.load = round(os.getloadavg()[0], 2)
+    args.load = os.getloadavg()[0]
     result = report(args, measure(args))
-    write(result, args.name)
+    closing = (
+        f"**{result['times_faster_than_plain']} times** the plain way, "
+        f"{result['times_faster_than_released']} times the released one "
+        "(`benchmarks/throughput.py` says what each does)."
+    )
+    title = "Throughput of one Alignment Calibration epoch"
+    write(f"throughput-{args.name}", title, result, closing)
     print(json.dumps(result["images_per_second"]))
     print(f"{result['times_faster_than_plain']} times plain")
 

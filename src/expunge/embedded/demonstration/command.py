@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,15 @@ def _write_keys(path: Path, cast: Cast) -> Path:
     return path
 
 
+def _program() -> str:
+    """How this command line is called from here."""
+    own = Path(sys.argv[0]).absolute()
+    on_path = shutil.which(own.name)
+    if on_path is not None and Path(on_path).absolute() == own:
+        return own.name
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
+
+
 def _what_next(console: Console, out: Path, keys: Path, audit_id: str) -> None:
     shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     console.print("\n[bold]Left for you[/]")
@@ -123,12 +133,13 @@ def _what_next(console: Console, out: Path, keys: Path, audit_id: str) -> None:
         soft_wrap=True,
     )
     console.print("\n[bold]Try next[/] (nothing is running now)")
+    program = _program()
     lines = (
-        f"expunge up --state {shown}/state    # the same service, with all of this in it",
+        f"{program} up --state {shown}/state    # the same service, with all of this in it",
         f". {shown}/{keys.name}    # in another terminal: the parties' keys",
         f'curl -H "Authorization: Bearer $ADA_KEY" http://127.0.0.1:8000/audits/{audit_id}',
         'curl -H "Authorization: Bearer $MODEL_OWNER_KEY" http://127.0.0.1:8000/jobs',
-        "EXPUNGE_KEY=$BEN_KEY expunge requests list",
+        f"EXPUNGE_KEY=$BEN_KEY {program} requests list",
     )
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
