@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from expunge.client.findings import findings_table
-from expunge.client.heatmap import heat_map, shrink
+from expunge.client.heatmap import heat_map, letter_map, shrink
 from expunge.client.problems import problem_of
 from expunge.client.progress import describe, follow
 from expunge.client.reports import AuditReport
@@ -83,6 +83,12 @@ def test_in_a_terminal_progress_shows_epoch_loss_speed_and_time_left() -> None:
     assert "completed" in shown
     assert describe(step(2)) == "loss 1.250 · 1,234 images/s · 10 s left"
     assert "epoch 2/3" in shown
+
+
+def test_without_colours_a_matrix_is_drawn_in_letters() -> None:
+    matrix = np.array([[1.0, -1.0], [0.0, 5.0]], dtype=np.float32)
+    assert letter_map(matrix, limit=1.0) == "@@  \n++@@"
+    assert len(letter_map(np.eye(100, dtype=np.float32)).splitlines()) == 24
 
 
 def test_a_heat_map_has_two_rows_a_line_and_one_column_a_sample() -> None:

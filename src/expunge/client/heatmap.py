@@ -1,4 +1,4 @@
-"""An alignment matrix as coloured half blocks in a terminal. Computes nothing but colours."""
+"""An alignment matrix in a terminal: coloured half blocks, or letters where there is no colour."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,8 @@ from rich.style import Style
 
 MAX_SIDE = 48
 UPPER_HALF = "▀"
+SHADES = " .:-=+*#%@"
+"""From the lowest value to the highest; each is printed twice, so that a cell is about square."""
 # Blue - white - red: differences from zero read as well as their sign.
 NEGATIVE_RGB, ZERO_RGB, POSITIVE_RGB = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 
@@ -30,6 +32,17 @@ def heat_map(
             segments.append(Segment(UPPER_HALF, Style(color=upper, bgcolor=lower)))
         segments.append(Segment.line())
     return Segments(segments)
+
+
+def letter_map(
+    matrix: npt.NDArray[np.float32], *, limit: float | None = None, max_side: int = MAX_SIDE // 2
+) -> str:
+    """As `heat_map` for output without colours: one line a row, from `SHADES`."""
+    shrunk = shrink(matrix, max_side)
+    bound = limit or float(np.abs(shrunk).max()) or 1.0
+    share = np.clip((shrunk / bound + 1) / 2, 0, 1)
+    steps = np.minimum((share * len(SHADES)).astype(int), len(SHADES) - 1)
+    return "\n".join("".join(SHADES[step] * 2 for step in row) for row in steps)
 
 
 def shrink(matrix: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ import typer
 
 from expunge.client.commands.session import CommandError, Session, command
 from expunge.client.findings import findings_table
-from expunge.client.heatmap import heat_map
+from expunge.client.heatmap import SHADES, heat_map, letter_map
 from expunge.client.reports import Audit
 from expunge.client.resources import Level, Which
 
@@ -75,6 +75,11 @@ def _draw(session: Session, done: Audit, level: Level) -> None:
         matrix = session.client.matrix(done.id, which, level)
         limit = None if which == "gap" else 1.0
         bound = limit or float(abs(matrix).max())
+        if session.out.color_system is None:
+            scale = f"'{SHADES[0]}' −{bound:.3g} to '{SHADES[-1]}' +{bound:.3g}"
+            session.out.print(f"{level}, {which} ({scale})", highlight=False)
+            session.out.print(letter_map(matrix, limit=limit), markup=False, highlight=False)
+            continue
         scale = f"blue −{bound:.3g}, white 0, red +{bound:.3g}"
         session.out.print(f"[bold]{level}, {which}[/] [dim]({scale})")
         session.out.print(heat_map(matrix, limit=limit))
