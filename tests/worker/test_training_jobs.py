@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from tests.worker.lab import LONG, MOCO, Lab, World, eventually
 
 from expunge.registry import datasets, jobs, models
+from expunge.registry.errors import Conflict, NotFound
 from expunge.registry.objects import fetch
 from expunge.registry.tables import Checkpoint, Job, LogRow, Request
 from expunge.worker.context import Context
@@ -190,6 +191,20 @@ def test_a_failed_request_may_be_made_again(lab: Lab, trained: World) -> None:
     assert lab.job_of(again).state == "succeeded"
 
 
+def test_training_that_began_before_a_request_does_not_bring_forgotten_data_back(
+    lab: Lab, trained: World
+) -> None:
+    early = lab.pretraining(trained.model_owner, trained.model, trained.training_data)
+    request = lab.request(trained.first_owner, trained.model, [trained.first])
+    lab.runner.run(lab.job_of(request).id)
+    clean = lab.head(trained.model)
+    lab.runner.run(early)
+    assert lab.job(early).state == "succeeded"
+    assert lab.head(trained.model) == clean
+    with lab.sessions.begin() as session, pytest.raises(Conflict, match=trained.first):
+        models.promote(session, trained.model_owner, str(lab.job(early).result_checkpoint_id))
+
+
 def test_a_withdrawn_grant_keeps_what_was_trained_but_forbids_new_training(
     lab: Lab, trained: World
 ) -> None:
@@ -198,7 +213,7 @@ def test_a_withdrawn_grant_keeps_what_was_trained_but_forbids_new_training(
     request = lab.request(trained.first_owner, trained.model, [trained.first])
     lab.runner.run(lab.job_of(request).id)
     assert lab.job_of(request).state == "succeeded"
-    with lab.sessions() as session, pytest.raises(Exception, match=trained.first):
+    with lab.sessions() as session, pytest.raises(NotFound, match=trained.first):
         models.check_training_data(
             session,
             trained.model_owner,

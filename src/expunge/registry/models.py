@@ -239,7 +239,7 @@ def record_verified(session: Session, lease: jobs.Lease, problem: dict[str, Any]
 def record_pretrained(
     session: Session, lease: jobs.Lease, weights: StoredWeights, metrics: dict[str, Any]
 ) -> Checkpoint:
-    """End a pre-training job with its checkpoint.
+    """End a pre-training job with its checkpoint; it becomes the head unless that resurrects data.
 
     Raises:
         LeaseLost: the job was given away; the caller's transaction rolls back.
@@ -250,7 +250,10 @@ def record_pretrained(
     _note_datasets(session, checkpoint, dict.fromkeys(job.params["dataset_ids"], False))
     jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
     log.append(session, log.SERVICE, checkpoint.id, "trained", digest=weights.digest)
-    if model.head_checkpoint_id is None or model.policy["promotion"] == "automatic":
+    # Training may have begun before an owner asked to be forgotten: it must not undo that.
+    if back := _brought_back(session, model, checkpoint):
+        log.append(session, log.SERVICE, checkpoint.id, "not-promoted", dataset_ids=back)
+    elif model.head_checkpoint_id is None or model.policy["promotion"] == "automatic":
         _set_head(session, model, checkpoint, log.SERVICE)
     return checkpoint
 
@@ -296,16 +299,22 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
         raise NotFound.of("checkpoint", checkpoint_id) from error
     if checkpoint.state != CheckpointState.READY:
         raise Conflict(f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state)
-    if model.head_checkpoint_id is not None:
-        head = session.get_one(Checkpoint, model.head_checkpoint_id)
-        if back := sorted(set(head.forgotten) & set(checkpoint.retained)):
-            raise Conflict(
-                f"Checkpoint {checkpoint.id} still holds data that the head has forgotten: "
-                f"{', '.join(back)}.",
-                dataset_ids=back,
-            )
+    if back := _brought_back(session, model, checkpoint):
+        raise Conflict(
+            f"Checkpoint {checkpoint.id} still holds data that the head has forgotten: "
+            f"{', '.join(back)}.",
+            dataset_ids=back,
+        )
     _set_head(session, model, checkpoint, owner.id)
     return model
+
+
+def _brought_back(session: Session, model: Model, checkpoint: Checkpoint) -> list[str]:
+    """Data sets that the head has forgotten and the checkpoint has not."""
+    if model.head_checkpoint_id is None:
+        return []
+    head = session.get_one(Checkpoint, model.head_checkpoint_id)
+    return sorted(set(head.forgotten) & set(checkpoint.retained))
 
 
 def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str) -> None:
