@@ -1,0 +1,101 @@
+"""Encoder features of image sets in eval mode: plain, cropped and flipped, or over training views.
+
+Runs encoders in float32 and leaves them as they were. Never computes gradients.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expunge.unlearning.data.image_set import ImageSet
+from expunge.unlearning.data.randomness import mix, uniforms
+from expunge.unlearning.data.views import Views, normalise
+from expunge.unlearning.frameworks import Learner
+from expunge.unlearning.frameworks.architectures import lay_out
+from expunge.unlearning.hardware import seeded
+from expunge.unlearning.metrics.alignment import self_alignment
+
+BATCH_IMAGES = 512
+CROP_PADDING = 4
+"""Black pixels on each side before a random crop to the old size, the usual CIFAR augmentation."""
+FLIP_PROBABILITY = 0.5
+
+
+@contextmanager
+def measuring(learner: Learner, device: torch.device) -> Iterator[None]:
+    """The learner on `device` in eval mode, without gradients; back home and as it was after."""
+    was_training, home = learner.training, next(learner.parameters()).device
+    learner.to(device).eval()
+    lay_out(learner, bn_splits=learner.bn_splits)
+    try:
+        with torch.no_grad(), seeded(0, device):
+            yield
+    finally:
+        learner.to(home).train(was_training)
+
+
+def plain_features(learner: Learner, images: ImageSet, device: torch.device) -> Tensor:
+    """(N, F) float32 on `device`: features of the images as they are, normalised by the spec."""
+    spec = learner.spec
+    parts = []
+    for start in range(0, len(images), BATCH_IMAGES):
+        batch = images.images[start : start + BATCH_IMAGES].to(device)
+        parts.append(learner.features(normalise(batch, spec.mean, spec.std)))
+    return torch.cat(parts)
+
+
+def augmented_features(
+    learner: Learner, images: ImageSet, device: torch.device, epoch: int, *, seed: int
+) -> Tensor:
+    """(N, F) float32 on `device`: features after the crop and flip of one epoch."""
+    spec = learner.spec
+    parts = []
+    for start in range(0, len(images), BATCH_IMAGES):
+        rows = slice(start, start + BATCH_IMAGES)
+        batch, ids = images.images[rows].to(device), images.ids[rows].to(device)
+        changed = crop_and_flip(batch, uniforms(mix(seed, epoch), ids, 3))
+        parts.append(learner.features(normalise(changed, spec.mean, spec.std)))
+    return torch.cat(parts)
+
+
+def view_alignment(
+    learner: Learner, images: ImageSet, device: torch.device, *, views: int, seed: int
+) -> NDArray[np.float64]:
+    """(N,) mean cosine over the pairs of `views` >= 2 training-style views of each image.
+
+    A view depends on seed and image alone, so two encoders see the same ones.
+    """
+    spec = learner.spec
+    make = Views(spec.image_size, spec.mean, spec.std, seed=seed)
+    parts = []
+    for start in range(0, len(images), BATCH_IMAGES):
+        rows = slice(start, start + BATCH_IMAGES)
+        batch, ids = images.images[rows].to(device), images.ids[rows].to(device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for view in range(views):
+            total = total + F.normalize(learner.features(make(batch, ids, view)), dim=1).double()
+        parts.append(self_alignment(total.cpu().numpy(), views))
+    return np.concatenate(parts)
+
+
+def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """(B, 3, S, S) uint8 to the same: padded by four, cropped back, flipped with probability 0.5.
+
+    draws: (B, 3) uniforms in [0, 1) for the crop's top and left and for the flip.
+    """
+    size = images.shape[-1]
+    padded = F.pad(images, [CROP_PADDING] * 4)
+    pixels = torch.arange(size, device=images.device)
+    top, left = (draws[:, :2] * (2 * CROP_PADDING + 1)).long().unbind(dim=1)
+    flipped = (draws[:, 2] < FLIP_PROBABILITY).view(-1, 1)
+    rows = top.view(-1, 1) + pixels
+    columns = left.view(-1, 1) + torch.where(flipped, pixels.flip(0), pixels)
+    sample = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+    cropped: Tensor = padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return cropped

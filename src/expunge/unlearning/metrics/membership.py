@@ -1,0 +1,166 @@
+"""Membership inference: EMIA on the alignment of views, CMIA on a probe's confidence.
+
+Works on one score per sample; never runs an encoder.
+"""
+
+from dataclasses import dataclass
+from math import floor
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.svm import SVC
+
+from expunge.unlearning.metrics.measure import Measure, percentage
+
+Array = NDArray[np.float64]
+Search = Literal["sorted", "grid500"]
+
+GRID_BINS = 500
+"""Of the released code: 501 thresholds on [0, 1]."""
+LOW_FALSE_POSITIVES = 0.01
+SVC_PENALTY = 3.0
+"""C of the released code and of Unlearn-Sparse, which it follows."""
+_ROUNDING = 1e-9
+"""So that 1 % of 100 samples is one sample, although 0.01 is not exactly a hundredth."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attack says of U, and how well it tells members from non-members at all."""
+
+    efficacy: Measure
+    """Percent of U judged non-member. The target is Retrain's value, not 100."""
+    accuracy: Measure
+    """Percent right over the members and non-members it was fitted on, so slightly flattering."""
+    auc: Measure
+    """Share of (member, non-member) pairs in which the member scores higher; ties count half."""
+    tpr_at_1_percent_fpr: Measure
+    """Percent of members found where at most 1 % of the non-members are taken for members."""
+    threshold: float | None
+    """Scores from here on are judged member; None for CMIA, whose rule need not be a threshold."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Judge member at scores >= value; the balanced accuracy that has, in [0, 1]."""
+
+    value: float
+    balanced_accuracy: float
+
+
+def search_threshold(members: Array, others: Array, search: Search = "sorted") -> Threshold:
+    """The threshold with the best balanced accuracy; the lowest one on ties.
+
+    `sorted` tries every score of the (M,) members and (O,) others, so nothing is missed on any
+    scale; `grid500` tries the released code's 501 values on [0, 1]. Counts are whole numbers, so
+    ties are exact. Raises ValueError without members or others, or for scores that are not finite.
+    """
+    _check(members, others)
+    if search == "sorted":
+        candidates = np.unique(np.concatenate([members, others]))
+    else:
+        candidates = np.histogram_bin_edges(np.empty(0), bins=GRID_BINS, range=(0, 1))
+    found = len(members) - np.searchsorted(np.sort(members), candidates)
+    rejected = np.searchsorted(np.sort(others), candidates)
+    right = found * len(others) + rejected * len(members)
+    best = int(right.argmax())
+    return Threshold(
+        value=float(candidates[best]),
+        balanced_accuracy=float(right[best] / (2 * len(members) * len(others))),
+    )
+
+
+def area_under_curve(members: Array, others: Array) -> float:
+    """P(member's score > other's) + P(equal) / 2, the area under the ROC curve, in [0, 1]."""
+    _check(members, others)
+    ranked = np.sort(others)
+    below = np.searchsorted(ranked, members, side="left").sum()
+    not_above = np.searchsorted(ranked, members, side="right").sum()
+    return float((below + not_above) / (2 * len(members) * len(others)))
+
+
+def members_found(members: Array, others: Array, rate: float = LOW_FALSE_POSITIVES) -> int:
+    """How many members a threshold finds that takes at most a share `rate` of others for members.
+
+    The best of all thresholds with floor(rate * O) false positives or fewer.
+    """
+    _check(members, others)
+    allowed = floor(rate * len(others) + _ROUNDING)
+    if allowed >= len(others):
+        return len(members)
+    first_forbidden = np.sort(others)[len(others) - 1 - allowed]
+    return int((members > first_forbidden).sum())
+
+
+def encoder_attack(
+    members: Array, others: Array, unlearned: Array, *, seed: int, search: Search = "sorted"
+) -> Attack:
+    """EMIA: judge by each sample's mean cosine between its views (`self_alignment`).
+
+    members: (M,) of retained samples; others: (O,) of test samples, as many; unlearned: (U,).
+    """
+    _check(unlearned)
+    threshold = search_threshold(members, others, search).value
+    return _attack(
+        members,
+        others,
+        seed=seed,
+        right=int((members >= threshold).sum() + (others < threshold).sum()),
+        efficacy=percentage(int((unlearned < threshold).sum()), len(unlearned), seed=seed),
+        threshold=threshold,
+    )
+
+
+def confidence_attack(members: Array, others: Array, unlearned: Array, *, seed: int) -> Attack:
+    """CMIA: a support vector machine on the probability that a probe gives the true class.
+
+    members: (M,) of retained samples; others: (O,) of test samples, as many; unlearned: (U,), all
+    in [0, 1]. SVC(C=3, kernel="rbf", gamma="auto"). Samples of one group with equal confidence are
+    fitted as one of their weight: the same problem, and a small one where confidences are near 1.
+    """
+    _check(members, others, unlearned)
+    groups = [np.unique(scores, return_counts=True) for scores in (others, members)]
+    scores = np.concatenate([values for values, _ in groups])
+    weights = np.concatenate([counts for _, counts in groups]).astype(np.float64)
+    is_member = np.repeat([0, 1], [len(values) for values, _ in groups])
+    machine = SVC(C=SVC_PENALTY, kernel="rbf", gamma="auto")
+    machine.fit(scores[:, None], is_member, sample_weight=weights)
+    judged_others, judged_members = np.split(machine.predict(scores[:, None]), [len(groups[0][0])])
+    rejected = int(((judged_others == 0) * groups[0][1]).sum())
+    found = int(((judged_members == 1) * groups[1][1]).sum())
+    spared = int((machine.predict(unlearned[:, None]) == 0).sum())
+    return _attack(
+        members,
+        others,
+        seed=seed,
+        right=rejected + found,
+        efficacy=percentage(spared, len(unlearned), seed=seed),
+        threshold=None,
+    )
+
+
+def _attack(
+    members: Array,
+    others: Array,
+    *,
+    seed: int,
+    right: int,
+    efficacy: Measure,
+    threshold: float | None,
+) -> Attack:
+    n = len(members) + len(others)
+    return Attack(
+        efficacy=efficacy,
+        accuracy=percentage(right, n, seed=seed),
+        auc=Measure(area_under_curve(members, others), n, seed),
+        tpr_at_1_percent_fpr=percentage(members_found(members, others), len(members), seed=seed),
+        threshold=threshold,
+    )
+
+
+def _check(*groups: Array) -> None:
+    if min(len(group) for group in groups) == 0:
+        raise ValueError("membership inference needs members, non-members and unlearn samples")
+    if not all(np.isfinite(group).all() for group in groups):
+        raise ValueError("membership scores are not finite: the encoder's outputs have diverged")
