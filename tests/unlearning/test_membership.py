@@ -143,12 +143,37 @@ def test_the_confidence_attack_equals_a_machine_fitted_on_every_sample(
     machine = SVC(C=3, gamma="auto", kernel="rbf")
     every = np.concatenate([members, others])[:, None]
     machine.fit(every, np.repeat([1, 0], 80))
-    attack = confidence_attack(members, others, unlearned, seed=3)
+    attack = confidence_attack(members, others, unlearned, seed=3, exact=True)
     spared = 100 * (1 - machine.predict(unlearned[:, None]).mean())
     right = 100 * (machine.predict(every) == np.repeat([1, 0], 80)).mean()
     assert attack.efficacy.value == pytest.approx(spared)
     assert attack.accuracy.value == pytest.approx(right)
     assert attack.threshold is None
+
+
+def test_the_rounded_attack_equals_a_machine_fitted_on_every_rounded_sample() -> None:
+    rng = np.random.default_rng(5)
+    members, others, unlearned = (rng.beta(*shape, 300) for shape in ((8, 1), (4, 1), (6, 1)))
+    rounded = [np.array([round(s * 1024) / 1024 for s in group]) for group in (members, others)]
+    machine = SVC(C=3, gamma="auto", kernel="rbf")
+    machine.fit(np.concatenate(rounded)[:, None], np.repeat([1, 0], 300))
+    attack = confidence_attack(members, others, unlearned, seed=0)
+    spared = 100 * (1 - machine.predict(unlearned[:, None]).mean())
+    assert 10 < spared < 90
+    assert attack.efficacy.value == pytest.approx(spared, abs=0.4)
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (3, 1), (2, 2)])
+def test_rounding_moves_the_confidence_attack_less_than_sampling_does(
+    shape: tuple[int, int],
+) -> None:
+    rng = np.random.default_rng(6)
+    members, others, unlearned = rng.beta(*shape, 600), rng.beta(1, 1, 600), rng.beta(3, 2, 1000)
+    exact = confidence_attack(members, others, unlearned, seed=0, exact=True).efficacy
+    rounded = confidence_attack(members, others, unlearned, seed=0).efficacy
+    assert rounded.value == pytest.approx(exact.value, abs=0.6)
+    assert exact.interval is not None
+    assert exact.interval[1] - exact.interval[0] > 2
 
 
 def test_the_confidence_attack_copes_with_equal_confidences() -> None:

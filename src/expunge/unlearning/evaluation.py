@@ -114,8 +114,9 @@ def evaluate(
     """Measure an encoder as the Alignment Calibration paper does, and more (`science.md`, Metrics).
 
     Attacks are fitted on as many retained as test samples, min(|R|, |test|) of each. `corrected`
-    draws them with the seed and searches EMIA's threshold over all scores; `released` takes the
-    first ones and the released code's grid. The probe is trained on all retained samples, by
+    draws them with the seed, searches EMIA's threshold over all scores and fits CMIA on rounded
+    confidences; `released` takes the first ones, the released code's grid and exact confidences,
+    which for 10,000 of each takes seconds. The probe is trained on all retained samples, by
     default on plain features (computed once) under `corrected` and with crop and flip, a forward
     pass over R in each of its 100 epochs, under `released`; `augment_probe` says otherwise.
 
@@ -147,7 +148,7 @@ def evaluate(
             probe_features = partial(
                 augmented_features, learner, retain, target, seed=mix(seed, _PROBE)
             )
-        labelled = _classify(sets, features, fitted, probe_features, seed)
+        labelled = _classify(sets, features, fitted, probe_features, protocol=protocol, seed=seed)
     classification, confidence = labelled or (None, {})
     return Evaluation(
         protocol=protocol,
@@ -199,6 +200,8 @@ def _classify(
     features: dict[SetName, Tensor],
     fitted: dict[SetName, Indices],
     probe_features: Callable[[int], Tensor],
+    *,
+    protocol: Protocol,
     seed: int,
 ) -> tuple[Classification, dict[SetName, Array]] | None:
     device = features["retain"].device
@@ -229,7 +232,11 @@ def _classify(
         knn_test=accuracy(by_neighbours["test"], "test"),
         knn_forget=accuracy(by_neighbours["forget"], "forget"),
         cmia=confidence_attack(
-            confidence["retain"], confidence["test"], confidence["forget"], seed=seed
+            confidence["retain"],
+            confidence["test"],
+            confidence["forget"],
+            seed=seed,
+            exact=protocol == "released",
         ),
     ), confidence
 

@@ -21,6 +21,8 @@ GRID_BINS = 500
 LOW_FALSE_POSITIVES = 0.01
 SVC_PENALTY = 3.0
 """C of the released code and of Unlearn-Sparse, which it follows."""
+CONFIDENCE_STEPS = 1024
+"""Per unit of confidence: at most so many different ones per group are fitted."""
 _ROUNDING = 1e-9
 """So that 1 % of 100 samples is one sample, although 0.01 is not exactly a hundredth."""
 
@@ -112,32 +114,47 @@ def encoder_attack(
     )
 
 
-def confidence_attack(members: Array, others: Array, unlearned: Array, *, seed: int) -> Attack:
+def confidence_attack(
+    members: Array, others: Array, unlearned: Array, *, seed: int, exact: bool = False
+) -> Attack:
     """CMIA: a support vector machine on the probability that a probe gives the true class.
 
     members: (M,) of retained samples; others: (O,) of test samples, as many; unlearned: (U,), all
-    in [0, 1]. SVC(C=3, kernel="rbf", gamma="auto"). Samples of one group with equal confidence are
-    fitted as one of their weight: the same problem, and a small one where confidences are near 1.
+    in [0, 1]. SVC(C=3, kernel="rbf", gamma="auto"). With `exact` it is fitted on every sample, as
+    the released code does, in a time that grows with the square of their number. Otherwise on
+    confidences rounded to 1/1024, equal ones of a group as one of their weight, which over six
+    pairs of distributions moved the efficacy by 0.1 points at most. Judged are exact confidences.
     """
     _check(members, others, unlearned)
-    groups = [np.unique(scores, return_counts=True) for scores in (others, members)]
-    scores = np.concatenate([values for values, _ in groups])
-    weights = np.concatenate([counts for _, counts in groups]).astype(np.float64)
-    is_member = np.repeat([0, 1], [len(values) for values, _ in groups])
-    machine = SVC(C=SVC_PENALTY, kernel="rbf", gamma="auto")
-    machine.fit(scores[:, None], is_member, sample_weight=weights)
-    judged_others, judged_members = np.split(machine.predict(scores[:, None]), [len(groups[0][0])])
-    rejected = int(((judged_others == 0) * groups[0][1]).sum())
-    found = int(((judged_members == 1) * groups[1][1]).sum())
-    spared = int((machine.predict(unlearned[:, None]) == 0).sum())
+    machine = _fit(members, others) if exact else _fit_rounded(members, others)
+
+    def judged_member(scores: Array) -> int:
+        return int(machine.predict(scores[:, None]).sum())
+
+    spared = len(unlearned) - judged_member(unlearned)
     return _attack(
         members,
         others,
         seed=seed,
-        right=rejected + found,
+        right=judged_member(members) + len(others) - judged_member(others),
         efficacy=percentage(spared, len(unlearned), seed=seed),
         threshold=None,
     )
+
+
+def _fit(members: Array, others: Array, weights: Array | None = None) -> SVC:
+    scores = np.concatenate([members, others])[:, None]
+    is_member = np.repeat([1, 0], [len(members), len(others)])
+    machine = SVC(C=SVC_PENALTY, kernel="rbf", gamma="auto")
+    return machine.fit(scores, is_member, sample_weight=weights)
+
+
+def _fit_rounded(members: Array, others: Array) -> SVC:
+    (members, found), (others, left) = (
+        np.unique((scores * CONFIDENCE_STEPS).round() / CONFIDENCE_STEPS, return_counts=True)
+        for scores in (members, others)
+    )
+    return _fit(members, others, np.concatenate([found, left]).astype(np.float64))
 
 
 def _attack(
