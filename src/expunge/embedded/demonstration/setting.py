@@ -29,7 +29,7 @@ SAMPLE = Setting(
         "image_size": 32,
     },
     pretraining={"epochs": 160, "learning_rate": 0.06, "batch_size": 40, "weight_decay": 1e-4},
-    unlearning={"epochs": 36, "learning_rate": 0.03, "batch_size": 40, "beta": 3.0},
+    unlearning={"epochs": 48, "learning_rate": 0.03, "batch_size": 40, "beta": 4.0},
 )
 """The bundled sample, on two CPU cores in minutes: few images seen often are remembered as such."""
 
