@@ -78,11 +78,32 @@ def test_the_grid_is_blind_to_negative_scores_and_the_sorted_search_is_not() -> 
 
 @groups
 def test_auc_equals_the_loop_over_pairs_and_scikit_learn(members: Array, others: Array) -> None:
-    pairs = [(m > o) + 0.5 * (m == o) for m in members for o in others]
-    assert area_under_curve(members, others) == pytest.approx(float(np.mean(pairs)))
+    wins = np.array([[(m > o) + 0.5 * (m == o) for o in others] for m in members])
+    area = area_under_curve(members, others, seed=2)
+    assert area.value == pytest.approx(wins.mean())
+    assert (area.n, area.seed) == (len(members) + len(others), 2)
     labels = np.repeat([1, 0], [len(members), len(others)])
     slow = roc_auc_score(labels, np.concatenate([members, others]))
-    assert area_under_curve(members, others) == pytest.approx(slow)
+    assert area.value == pytest.approx(slow)
+    if len(members) < 2:
+        assert area.interval is None
+        return
+    by_member, by_other = wins.mean(1), wins.mean(0)
+    variance = by_member.var(ddof=1) / len(members) + by_other.var(ddof=1) / len(others)
+    half = 1.959964 * np.sqrt(variance)
+    expected = np.clip([wins.mean() - half, wins.mean() + half], 0, 1)
+    np.testing.assert_allclose(area.interval, expected, atol=1e-6)
+
+
+def test_intervals_of_the_auc_cover_the_truth_about_as_often_as_they_say() -> None:
+    """Normal scores one apart have an area of Phi(1 / sqrt(2))."""
+    rng, truth = np.random.default_rng(0), 0.7602499
+    covered = 0
+    for _ in range(1000):
+        interval = area_under_curve(rng.normal(1, 1, 60), rng.normal(0, 1, 40), seed=0).interval
+        assert interval is not None
+        covered += interval[0] <= truth <= interval[1]
+    assert 0.92 <= covered / 1000 <= 0.97
 
 
 @groups
@@ -128,6 +149,8 @@ def test_an_attack_without_signal_is_near_chance() -> None:
     members, others, unlearned = (rng.normal(size=4000) for _ in range(3))
     attack = encoder_attack(members, others, unlearned, seed=0)
     assert attack.auc.value == pytest.approx(0.5, abs=0.03)
+    assert attack.auc.interval is not None
+    assert attack.auc.interval[0] < 0.5 < attack.auc.interval[1]
     assert attack.accuracy.value == pytest.approx(50, abs=3)
     assert attack.tpr_at_1_percent_fpr.value == pytest.approx(1, abs=1)
 

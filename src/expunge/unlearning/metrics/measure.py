@@ -37,7 +37,7 @@ def mean_of(values: NDArray[np.float64], *, seed: int) -> Measure:
     mean = float(values.mean())
     if n == 1:
         return Measure(mean, n, seed)
-    half = _quantile(CONFIDENCE) * float(values.std(ddof=1)) / sqrt(n)
+    half = normal_quantile(CONFIDENCE) * float(values.std(ddof=1)) / sqrt(n)
     return Measure(mean, n, seed, [mean - half, mean + half])
 
 
@@ -49,11 +49,12 @@ def wilson_interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[
     """
     if n < 1:
         raise ValueError("a share needs at least one sample")
-    z = _quantile(confidence)
+    z = normal_quantile(confidence)
     centre = hits + z**2 / 2
     half = z * sqrt(hits * (n - hits) / n + z**2 / 4)
     return max(0.0, (centre - half) / (n + z**2)), min(1.0, (centre + half) / (n + z**2))
 
 
-def _quantile(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Standard deviations that hold the central share `confidence` of a normal distribution."""
     return NormalDist().inv_cdf((1 + confidence) / 2)

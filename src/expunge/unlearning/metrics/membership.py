@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from expunge.unlearning.metrics.measure import Measure, percentage
+from expunge.unlearning.metrics.measure import CONFIDENCE, Measure, normal_quantile, percentage
 
 Array = NDArray[np.float64]
 Search = Literal["sorted", "grid500"]
@@ -19,6 +19,7 @@ Search = Literal["sorted", "grid500"]
 GRID_BINS = 500
 """Of the released code: 501 thresholds on [0, 1]."""
 LOW_FALSE_POSITIVES = 0.01
+MIN_VARIANCE_SAMPLES = 2
 SVC_PENALTY = 3.0
 """C of the released code and of Unlearn-Sparse, which it follows."""
 CONFIDENCE_STEPS = 1024
@@ -73,13 +74,29 @@ def search_threshold(members: Array, others: Array, search: Search = "sorted") -
     )
 
 
-def area_under_curve(members: Array, others: Array) -> float:
-    """P(member's score > other's) + P(equal) / 2, the area under the ROC curve, in [0, 1]."""
+def area_under_curve(members: Array, others: Array, *, seed: int) -> Measure:
+    """P(member's score > other's) + P(equal) / 2, the area under the ROC curve, in [0, 1].
+
+    The interval is DeLong's (1988), from the variance over samples of the share of the other group
+    that each sample beats; none with fewer than two in a group. It has no width where both groups
+    are wholly apart.
+    """
     _check(members, others)
-    ranked = np.sort(others)
-    below = np.searchsorted(ranked, members, side="left").sum()
-    not_above = np.searchsorted(ranked, members, side="right").sum()
-    return float((below + not_above) / (2 * len(members) * len(others)))
+    beaten, unbeaten = _share_below(members, others), 1 - _share_below(others, members)
+    area, n = float(beaten.mean()), len(members) + len(others)
+    if min(len(members), len(others)) < MIN_VARIANCE_SAMPLES:
+        return Measure(area, n, seed)
+    variances = (shares.var(ddof=1) / len(shares) for shares in (beaten, unbeaten))
+    half = normal_quantile(CONFIDENCE) * float(np.sqrt(sum(variances)))
+    return Measure(area, n, seed, [max(0.0, area - half), min(1.0, area + half)])
+
+
+def _share_below(scores: Array, reference: Array) -> Array:
+    """(N,) share of the reference below each score; equal ones count half."""
+    ranked = np.sort(reference)
+    sides = (np.searchsorted(ranked, scores, side="left"), np.searchsorted(ranked, scores, "right"))
+    shares: Array = (sides[0] + sides[1]) / (2 * len(reference))
+    return shares
 
 
 def members_found(members: Array, others: Array, rate: float = LOW_FALSE_POSITIVES) -> int:
@@ -170,7 +187,7 @@ def _attack(
     return Attack(
         efficacy=efficacy,
         accuracy=percentage(right, n, seed=seed),
-        auc=Measure(area_under_curve(members, others), n, seed),
+        auc=area_under_curve(members, others, seed=seed),
         tpr_at_1_percent_fpr=percentage(members_found(members, others), len(members), seed=seed),
         threshold=threshold,
     )
