@@ -30,7 +30,7 @@ def test_absent_parameters_get_the_papers_defaults() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(UnknownMethod, match="alignment_calibration, fine_tune, retrain"):
+    with pytest.raises(UnknownMethod, match="fine_tune, gradient_ascent, retrain"):
         parse_params("amnesia", "simclr", {})
 
 
@@ -67,6 +67,13 @@ def test_calibration_weights_are_bounded_and_the_message_says_how(name: str) -> 
         parse_params("alignment_calibration", "simclr", {name: 101})
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         parse_params("alignment_calibration", "simclr", {name: -1})
+
+
+def test_gradient_ascent_defaults_lie_in_the_papers_range() -> None:
+    params = parse_params("gradient_ascent", "simclr", {})
+    assert params.epochs == 5
+    assert 1e-6 <= params.learning_rate <= 1e-4
+    assert params.weight_decay == 5e-4
 
 
 def test_released_protocol_needs_equal_weights() -> None:

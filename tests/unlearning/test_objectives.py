@@ -133,6 +133,18 @@ def some_contrast(framework: str, batch: int, third: int) -> Contrast:
     return Contrast(*terms, third=(z1[batch - third :] * z3[batch - third :]).sum(1))
 
 
+def slow_row_losses(framework: str, batch: int) -> list[list[float]]:
+    """InfoNCE of each row and sample of `some_contrast`, by the slow twins."""
+    z1, z2 = unit_rows(batch, 6, 1), unit_rows(batch, 6, 2)
+    if framework == "simclr":
+        alignment, partition = slow_nt_xent(z1, z2, 0.5)
+    else:
+        alignment, partition = slow_info_nce(z1, z2, unit_rows(5, 6, 4), [True] * 5, 0.1)
+    return [
+        [p - a for a, p in zip(*row, strict=True)] for row in zip(alignment, partition, strict=True)
+    ]
+
+
 def released_loss(
     contrast: Contrast, retain: int, sizes: SetSizes, alpha: float, beta: float
 ) -> Tensor:

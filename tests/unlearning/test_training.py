@@ -75,6 +75,8 @@ def test_training_leaves_the_global_generator_alone(
 def test_small_unlearn_sets_are_trained_on(
     make_images: MakeImages, spec: EncoderSpec, method: str, unlearn_size: int
 ) -> None:
+    if (method, spec.framework, unlearn_size) == ("gradient_ascent", "simclr", 1):
+        return  # Refused: see test_gradient_ascent.
     learner = build(spec, seed=0)
     params = parse_params(method, spec.framework, {"epochs": 2, "batch_size": 8})
     forget = make_images(unlearn_size, seed=1)

@@ -130,6 +130,25 @@ class FineTuneParams(SgdParams):
     )
 
 
+class GradientAscentParams(SgdParams):
+    """Maximise the framework's loss on the unlearn set; retained samples are never shown."""
+
+    epochs: int = Field(default=5, ge=1, le=10_000, description="Passes over the unlearn set.")
+    learning_rate: float = Field(
+        default=1e-5,
+        gt=0,
+        le=10,
+        description="Constant; the paper searches [1e-6, 1e-4]. Too large a rate ruins the encoder "
+        "for every sample.",
+    )
+    batch_size: int = Field(
+        default=512,
+        ge=2,
+        le=65_536,
+        description="Unlearn samples a step; a smaller unlearn set is used whole.",
+    )
+
+
 class AlignmentCalibrationParams(SgdParams):
     """Weights of the three calibration terms of Alignment Calibration (eqs. 3-5)."""
 
@@ -207,6 +226,14 @@ METHODS: Mapping[str, Method] = {
             title="Fine-tuning",
             summary="Goes on training on the retain set and lets the encoder forget the rest.",
             params=FineTuneParams,
+            frameworks=_CONTRASTIVE,
+            source=AC_PAPER,
+        ),
+        Method(
+            id="gradient_ascent",
+            title="Gradient ascent",
+            summary="Maximises the loss on the unlearn set alone; quick, and hard on the rest.",
+            params=GradientAscentParams,
             frameworks=_CONTRASTIVE,
             source=AC_PAPER,
         ),

@@ -12,6 +12,16 @@ class EmptySetError(TrainingError):
         super().__init__(f"the {name} set is empty")
 
 
+class NoNegativesError(TrainingError):
+    """The loss of a batch is constant, because a single sample has nothing to be told from."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(
+            f"{method} would change nothing: without other samples the loss of a single unlearn "
+            "sample is zero whatever the encoder; unlearn more samples, or by another method"
+        )
+
+
 class ImageSizeError(TrainingError):
     """The images do not have the size the encoder was specified for."""
 

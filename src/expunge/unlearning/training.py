@@ -113,10 +113,11 @@ def unlearn(
     trained.purge(forget.ids)
     result = run.train(
         trained,
-        retain,
+        retain if chosen.uses_retain_set else None,
         forget if chosen.uses_unlearn_set else None,
         lambda current, batch: chosen.losses(current, batch, sizes),
         third_view=chosen.uses_third_view,
+        swap_positives=chosen.swaps_positives,
     )
     result.learner.purge(forget.ids)
     return result
@@ -143,27 +144,31 @@ class _Run:
     def train(
         self,
         learner: Learner,
-        retain: ImageSet,
+        retain: ImageSet | None,
         forget: ImageSet | None,
         losses: Losses,
         *,
         third_view: bool = False,
+        swap_positives: bool = False,
     ) -> TrainingResult:
         """Train `learner` in place, on this run's device, and return it on the CPU in eval mode."""
-        if len(retain) == 0:
+        if retain is not None and len(retain) == 0:
             raise EmptySetError("training" if self.phase == "pretrain" else "retain")
         spec = learner.spec
-        for images in filter(None, (retain, forget)):
+        sets = [images for images in (retain, forget) if images is not None]
+        for images in sets:
             if images.image_size != spec.image_size:
                 raise ImageSizeError(images.image_size, spec.image_size)
-        unlearn_size = len(forget) if forget is not None else 0
+        retain_size, unlearn_size = (0 if s is None else len(s) for s in (retain, forget))
         plan = plan_batches(
-            len(retain), unlearn_size, self.params.batch_size, multiple=learner.bn_splits
+            retain_size, unlearn_size, self.params.batch_size, multiple=learner.bn_splits
         )
-        stream = BatchStream(plan, len(retain), unlearn_size, seed=self.seed)
-        samples = retain if forget is None else ImageSet.concat([retain, forget])
+        stream = BatchStream(
+            plan, retain_size, unlearn_size, seed=self.seed, swap_positives=swap_positives
+        )
+        samples = sets[0] if len(sets) == 1 else ImageSet.concat(sets)
         views = Views(spec.image_size, spec.mean, spec.std, seed=self.seed)
-        source = _Source(samples.to(self.device), len(retain), views, third_view=third_view)
+        source = _Source(samples.to(self.device), retain_size, views, third_view=third_view)
         learner = learner.to(self.device).train()
         lay_out(learner, bn_splits=learner.bn_splits)
         optimiser = torch.optim.SGD(

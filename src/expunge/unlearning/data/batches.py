@@ -15,11 +15,11 @@ class BatchPlan:
     """Sizes of the steps of a run; every step has the same shape."""
 
     retain: int
-    """Retained samples a step."""
+    """Retained samples a step; 0 when the method does not use them."""
     unlearn: int
     """Unlearn samples a step; 0 when the method does not use them."""
     steps: int
-    """Steps an epoch: whole batches over the retain set."""
+    """Steps an epoch: whole batches over the retain set, or over the unlearn set without one."""
 
 
 def plan_batches(
@@ -27,11 +27,15 @@ def plan_batches(
 ) -> BatchPlan:
     """Mix retain and unlearn samples in the proportion of their sets, at least one of each.
 
-    A set smaller than its share is used whole. `multiple`: preferred divisor of the number of
-    unlearn samples (the groups of split batch norm). The last incomplete batch is dropped.
+    A set smaller than its share is used whole; a set of size 0 has no part in the batches, and one
+    of the two is not empty. `multiple`: preferred divisor of the number of unlearn samples in a
+    mixed batch (the groups of split batch norm). The last incomplete batch of retained samples is dropped; unlearn
+    samples left over begin the next epoch.
     """
     total = retain_size + unlearn_size
     batch_size = min(batch_size, total)
+    if not retain_size:
+        return BatchPlan(0, batch_size, unlearn_size // batch_size)
     unlearn = 0
     if unlearn_size:
         share = batch_size * unlearn_size / total
@@ -50,14 +54,27 @@ class StepIndices:
     unlearn: Tensor
     """(n_unlearn,) int64 into the unlearn set."""
     partner: Tensor
-    """(n_unlearn,) int64 into the unlearn set: another unlearn sample for each, drawn at random."""
+    """(n_unlearn,) int64 into the unlearn set: what the second view of each shows."""
 
 
 class BatchStream:
-    """Seeded stream of steps; the unlearn set is cycled through, one permutation after another."""
+    """Seeded stream of steps; the unlearn set is cycled through, one permutation after another.
 
-    def __init__(self, plan: BatchPlan, retain_size: int, unlearn_size: int, *, seed: int) -> None:
+    With `swap_positives` the partner of an unlearn sample is another one, drawn at random; without,
+    it is the sample itself.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        retain_size: int,
+        unlearn_size: int,
+        *,
+        seed: int,
+        swap_positives: bool = False,
+    ) -> None:
         self.plan = plan
+        self._swap_positives = swap_positives
         self._retain_size = retain_size
         self._unlearn_size = unlearn_size
         self._generator = torch.Generator().manual_seed(seed)
@@ -69,7 +86,7 @@ class BatchStream:
         count = plan.steps * plan.retain
         retain = self._permutation(self._retain_size)[:count].view(plan.steps, plan.retain)
         unlearn = self._next_unlearn(plan.steps * plan.unlearn)
-        partner = self._partners(unlearn)
+        partner = self._partners(unlearn) if self._swap_positives else unlearn
         tables = [
             table.view(plan.steps, -1).to(device, non_blocking=True)
             for table in (retain, unlearn, partner)

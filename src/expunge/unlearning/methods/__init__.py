@@ -1,8 +1,10 @@
 """Unlearning methods, one file each; ids, parameters and defaults are in `catalog`."""
 
 from expunge.unlearning.catalog import (
+    METHODS,
     AlignmentCalibrationParams,
     FineTuneParams,
+    GradientAscentParams,
     RetrainParams,
     SgdParams,
     UnknownMethod,
@@ -10,6 +12,7 @@ from expunge.unlearning.catalog import (
 from expunge.unlearning.methods.alignment_calibration import AlignmentCalibration
 from expunge.unlearning.methods.base import Batch, SetSizes, UnlearningMethod, own_objective
 from expunge.unlearning.methods.fine_tune import FineTune
+from expunge.unlearning.methods.gradient_ascent import GradientAscent
 from expunge.unlearning.methods.retrain import Retrain
 
 __all__ = ["Batch", "SetSizes", "UnlearningMethod", "make_method", "own_objective"]
@@ -22,9 +25,11 @@ def make_method(method: str, params: SgdParams) -> UnlearningMethod:
             return AlignmentCalibration(params)
         case "fine_tune", FineTuneParams():
             return FineTune(params)
+        case "gradient_ascent", GradientAscentParams():
+            return GradientAscent(params)
         case "retrain", RetrainParams():
             return Retrain(params)
-        case (("alignment_calibration" | "fine_tune" | "retrain"), _):
+        case known, _ if known in METHODS:
             raise TypeError(f"{type(params).__name__} are not the parameters of {method!r}")
         case _:
             raise UnknownMethod(method)

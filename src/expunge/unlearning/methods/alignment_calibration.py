@@ -57,6 +57,7 @@ class AlignmentCalibration(UnlearningMethod):
 
     uses_unlearn_set: ClassVar[bool] = True
     uses_third_view: ClassVar[bool] = True
+    swaps_positives: ClassVar[bool] = True
 
     def __init__(self, params: AlignmentCalibrationParams) -> None:
         self.params = params

@@ -17,8 +17,9 @@ from expunge.unlearning.frameworks import Learner
 class Batch:
     """Views of one step, (B, 3, S, S) float32 normalised; retained samples first, then unlearn.
 
-    The second view of an unlearn sample shows another unlearn sample, drawn at random; with a
-    single unlearn sample there is no other, and it shows the same one.
+    The second view shows the same sample, unless the method swaps positives: then that of an
+    unlearn sample shows another unlearn sample, drawn at random. With a single unlearn sample there
+    is no other, and it shows the same one.
     """
 
     first: Tensor
@@ -44,7 +45,11 @@ class UnlearningMethod(ABC):
 
     uses_unlearn_set: ClassVar[bool]
     """Whether batches hold unlearn samples."""
+    uses_retain_set: ClassVar[bool] = True
+    """Whether batches hold retained samples; an epoch is a pass over the unlearn set if not."""
     uses_third_view: ClassVar[bool] = False
+    swaps_positives: ClassVar[bool] = False
+    """Whether the second view of an unlearn sample shows another unlearn sample."""
 
     def start(self, learner: Learner, seed: int) -> Learner:
         """The learner to train: a copy of the given one."""
