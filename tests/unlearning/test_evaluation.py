@@ -192,6 +192,18 @@ def test_an_augmented_probe_sees_other_features_than_a_plain_one(
     assert confidence(plain) != confidence(released) == confidence(again)
 
 
+def test_scores_belong_to_their_keys_whoever_else_was_drawn(learner: Learner, sets: Sets) -> None:
+    drawn = evaluate(learner, *sets, views=2).scores["retain"]
+    first = evaluate(learner, *sets, views=2, protocol="released", augment_probe=False)
+    both = [key for key in first.scores["retain"].keys if key in drawn.keys]
+    assert 2 < len(both) < 12
+    for kind in ("alignment", "confidence"):
+        known = dict(zip(drawn.keys, getattr(drawn, kind), strict=True))
+        other = first.scores["retain"]
+        again = dict(zip(other.keys, getattr(other, kind), strict=True))
+        assert [known[key] for key in both] == pytest.approx([again[key] for key in both])
+
+
 def test_the_encoder_is_left_as_it_was(learner: Learner, sets: Sets) -> None:
     learner.train()
     before = {name: value.clone() for name, value in learner.state_dict().items()}
