@@ -227,7 +227,9 @@ HOSTILE = {
     ),
     "old sparse": (header("a.png", 100, b"S") + bytes(512) + END, "not-a-file"),
     "path behind the name": (extension(("path", "../../a.png")) + MEMBER + END, "unsafe-name"),
-    "negative size": (extension(("size", "-1024")) + MEMBER + END, "truncated"),
+    "negative size": (extension(("size", "-1024")) + MEMBER + END, "too-large"),
+    "size of minus one": (extension(("size", "-1")) + MEMBER + END, "too-large"),
+    "size of minus five": (extension(("size", "-5")) + MEMBER + END, "too-large"),
 }
 
 

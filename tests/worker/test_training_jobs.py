@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from tests.worker.lab import LONG, MOCO, Lab, World, eventually
 
 from expunge.registry import datasets, jobs, models
-from expunge.registry.errors import Conflict, NotFound
+from expunge.registry.errors import Conflict, Invalid, NotFound
 from expunge.registry.objects import fetch
 from expunge.registry.tables import Checkpoint, Job, LogRow, Request
 from expunge.worker.context import Context
@@ -191,7 +191,7 @@ def test_a_failed_request_may_be_made_again(lab: Lab, trained: World) -> None:
     assert lab.job_of(again).state == "succeeded"
 
 
-def test_training_that_began_before_a_request_does_not_bring_forgotten_data_back(
+def test_training_that_was_queued_before_a_request_does_not_bring_forgotten_data_back(
     lab: Lab, trained: World
 ) -> None:
     early = lab.pretraining(trained.model_owner, trained.model, trained.training_data)
@@ -199,10 +199,52 @@ def test_training_that_began_before_a_request_does_not_bring_forgotten_data_back
     lab.runner.run(lab.job_of(request).id)
     clean = lab.head(trained.model)
     lab.runner.run(early)
-    assert lab.job(early).state == "succeeded"
+    assert lab.job(early).state == "failed"
+    assert trained.first in str(lab.job(early).reason)
     assert lab.head(trained.model) == clean
-    with lab.sessions.begin() as session, pytest.raises(Conflict, match=trained.first):
-        models.promote(session, trained.model_owner, str(lab.job(early).result_checkpoint_id))
+
+
+def test_removals_that_wait_for_promotion_build_on_each_other(lab: Lab, trained: World) -> None:
+    with lab.sessions.begin() as session:
+        models.change_policy(session, trained.model_owner, trained.model, {"promotion": "manual"})
+    start = lab.head(trained.model)
+    for owner, dataset in (
+        (trained.first_owner, trained.first),
+        (trained.second_owner, trained.second),
+    ):
+        job = lab.job_of(lab.request(owner, trained.model, [dataset]))
+        lab.runner.run(job.id)
+    last = lab.job(job.id).result_checkpoint_id
+    assert lab.head(trained.model) == start
+    with lab.sessions.begin() as session:
+        result = session.get_one(Checkpoint, last)
+        assert result.forgotten == sorted([trained.first, trained.second])
+        models.promote(session, trained.model_owner, str(last))
+    with lab.sessions.begin() as session, pytest.raises(Conflict, match="forgotten on request"):
+        models.promote(session, trained.model_owner, str(start))
+
+
+def test_nothing_is_promoted_while_a_job_of_the_model_runs(lab: Lab, trained: World) -> None:
+    request = lab.request(trained.first_owner, trained.model, [trained.first])
+    assert jobs.claim(lab.sessions, lab.job_of(request).id, lease_seconds=60) is not None
+    with lab.sessions.begin() as session, pytest.raises(Conflict, match="is running"):
+        models.promote(session, trained.model_owner, str(lab.head(trained.model)))
+
+
+def test_a_grant_withdrawn_while_training_waits_ends_the_job(lab: Lab, world: World) -> None:
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+    with lab.sessions.begin() as session:
+        datasets.withdraw_grant(session, world.first_owner, world.first, world.model_owner.id)
+    lab.runner.run(job_id)
+    job = lab.job(job_id)
+    assert job.state == "failed"
+    assert str(job.reason).startswith("a data set may not be trained on any more")
+
+
+def test_images_that_a_waiting_job_trains_on_are_no_control(lab: Lab, world: World) -> None:
+    lab.pretraining(world.model_owner, world.model, world.training_data)
+    with lab.sessions.begin() as session, pytest.raises(Invalid, match="about to train"):
+        models.set_control(session, world.model_owner, world.model, world.own)
 
 
 def test_a_withdrawn_grant_keeps_what_was_trained_but_forbids_new_training(

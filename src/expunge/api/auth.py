@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-import structlog
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from expunge.api.service import CurrentService
+from expunge.api.tracing import PARTY_ID
 from expunge.registry import parties
 from expunge.registry.errors import Forbidden, Unauthenticated
 from expunge.registry.tables import ApiKey, Party, Role
@@ -29,6 +29,7 @@ class Caller:
 
 
 def authenticated(
+    request: Request,
     service: CurrentService,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
@@ -41,7 +42,7 @@ def authenticated(
         raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
     with service.sessions() as session:
         key = parties.authenticate(session, credentials.credentials)
-    structlog.contextvars.bind_contextvars(party_id=key.party_id)
+    request.scope[PARTY_ID] = key.party_id
     return Caller(key.party, key)
 
 

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from expunge.api.problems import unexpected
 
 HEADER = "X-Request-Id"
+PARTY_ID = "expunge.party_id"
+"""Where `auth` leaves the caller's id in the connection's scope for the log."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 """Ids of a proxy in front are kept if they look like one."""
 
@@ -59,5 +61,6 @@ class RequestTracing:
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
+                party_id=scope.get(PARTY_ID),
                 milliseconds=round(1000 * (time.perf_counter() - started), 1),
             )

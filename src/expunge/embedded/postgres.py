@@ -165,6 +165,6 @@ def _ensure_database(connection: psycopg.Connection) -> None:
 def _is_server_of(pid: int, data: Path) -> bool:
     try:
         command = psutil.Process(pid).cmdline()
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return False
-    return "postgres" in command[0] and str(data) in command
+    return bool(command) and "postgres" in command[0] and str(data) in command

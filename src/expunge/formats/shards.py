@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES: dict[str, str] = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 LABEL_SUFFIX = "cls"
@@ -194,6 +194,10 @@ def decode_image(data: bytes, suffix: str) -> Image.Image:
         raise ShardError("image-too-large", _too_many_pixels(None)) from error
     except ShardError:
         raise
+    except UnidentifiedImageError as error:
+        raise ShardError(
+            "image-undecodable", f"the image is not a readable .{suffix} file"
+        ) from error
     # Pillow's decoders raise many kinds of error on damaged data (SyntaxError and struct.error among them).
     except Exception as error:
         raise ShardError(
@@ -344,9 +348,9 @@ def _checked_entry(member: tarfile.TarInfo) -> _Entry:
     limit = {LABEL_SUFFIX: MAX_LABEL_BYTES, CAPTION_SUFFIX: MAX_CAPTION_BYTES}.get(
         suffix, MAX_IMAGE_BYTES
     )
-    if member.size > limit:
+    if not 0 <= member.size <= limit:
         raise ShardError(
-            "too-large", f"member {name!r} has {member.size:,} bytes; at most {limit:,}"
+            "too-large", f"member {name!r} has {member.size:,} bytes; 0 to {limit:,} are accepted"
         )
     key = f"{folder}/{stem}" if folder else stem
     return _Entry(key, suffix, member.offset_data, member.size)

@@ -10,7 +10,7 @@ from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from expunge.registry import log
+from expunge.registry import lineage, log
 from expunge.registry.database import Sessions
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import CheckpointState, DatasetState, JobState, RequestState
@@ -19,6 +19,9 @@ from expunge.registry.transitions import LeaseLost, move, move_leased
 
 WAKE_CHANNEL = "expunge_jobs"
 """PostgreSQL notification channel: something may have become due."""
+
+LONGEST_PAUSE = timedelta(minutes=5)
+"""Between two announcements of a job that waits."""
 
 LIVE_STATES = (JobState.RUNNING, JobState.EVALUATING)
 
@@ -56,13 +59,16 @@ def enqueue(
 def take_wakeups(session: Session, *, republish_seconds: float) -> list[tuple[str, JobKind]]:
     """Mark due queued jobs as announced and return (id, kind): unannounced ones, and those announced long ago.
 
-    The pause between two announcements of a job doubles, so that a long queue behind busy workers
-    does not fill Redis.
+    The pause between two announcements of a job doubles up to LONGEST_PAUSE, so that a long queue
+    behind busy workers does not fill Redis.
 
     Rows are taken with SKIP LOCKED, so that any number of dispatchers may run; the caller sends
     the wake-ups before it commits, so that a failed send leaves them unannounced.
     """
-    pause = func.greatest(timedelta(seconds=republish_seconds), Job.published_at - Job.due_at)
+    pause = func.least(
+        LONGEST_PAUSE,
+        func.greatest(timedelta(seconds=republish_seconds), Job.published_at - Job.due_at),
+    )
     due = (
         select(Job.id)
         .where(
@@ -107,8 +113,8 @@ def claim(sessions: Sessions, job_id: str, *, lease_seconds: float) -> Lease | N
                 return None
             log.append(session, log.SERVICE, job.id, JobState.RUNNING, attempt=job.attempt)
             if job.kind == JobKind.UNLEARN:
-                head = select(Model.head_checkpoint_id).where(Model.id == job.model_id)
-                job.base_checkpoint_id = session.scalar(head)
+                model = session.get_one(Model, job.model_id, with_for_update=True)
+                job.base_checkpoint_id = lineage.base_for_unlearning(session, model).id
             for request in job.requests:
                 move(session, request, RequestState.RUNNING)
             return Lease(job.id, JobKind(job.kind), token, job.attempt)
@@ -246,7 +252,7 @@ def _wake_waiting(session: Session, ended: Job) -> None:
         session.execute(
             update(Job)
             .where(Job.model_id == ended.model_id, Job.state == JobState.QUEUED)
-            .values(published_at=None)
+            .values(published_at=None, due_at=func.greatest(Job.due_at, func.now()))
             .execution_options(synchronize_session=False)
         )
         session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))
@@ -292,6 +298,7 @@ def _requeue(session: Session, job: Job, token: str, reason: str, **values: Any)
         lease_token=None,
         lease_expires_at=None,
         published_at=None,
+        due_at=func.now(),
         progress=None,
         **values,
     )

@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, jobs, log
+from expunge.registry import datasets, jobs, lineage, log
 from expunge.registry.errors import AlreadyForgotten, Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.lifecycles import CheckpointState, RequestState
+from expunge.registry.lifecycles import CheckpointState, JobState, RequestState
 from expunge.registry.tables import (
+    TRAINING_KINDS,
     Checkpoint,
     CheckpointDataset,
     Job,
@@ -129,6 +130,15 @@ def set_control(session: Session, owner: Party, model_id: str, dataset_id: str) 
         ).limit(1)
     ):
         raise Invalid(f"Model {model.id} was trained on data set {dataset_id}: it is no control.")
+    coming = session.scalars(
+        select(Job.params).where(
+            Job.model_id == model.id,
+            Job.kind == JobKind.PRETRAIN,
+            Job.state.in_((JobState.QUEUED, *jobs.LIVE_STATES)),
+        )
+    )
+    if any(dataset_id in params["dataset_ids"] for params in coming):
+        raise Invalid(f"A job is about to train on data set {dataset_id}: it is no control.")
     model.control_dataset_id = dataset_id
     log.append(session, owner.id, model.id, "control-set", dataset_id=dataset_id)
     return model
@@ -239,7 +249,7 @@ def record_verified(session: Session, lease: jobs.Lease, problem: dict[str, Any]
 def record_pretrained(
     session: Session, lease: jobs.Lease, weights: StoredWeights, metrics: dict[str, Any]
 ) -> Checkpoint:
-    """End a pre-training job with its checkpoint; it becomes the head unless that resurrects data.
+    """End a pre-training job with its checkpoint; it becomes the head if the policy says so.
 
     Raises:
         LeaseLost: the job was given away; the caller's transaction rolls back.
@@ -250,10 +260,7 @@ def record_pretrained(
     _note_datasets(session, checkpoint, dict.fromkeys(job.params["dataset_ids"], False))
     jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
     log.append(session, log.SERVICE, checkpoint.id, "trained", digest=weights.digest)
-    # Training may have begun before an owner asked to be forgotten: it must not undo that.
-    if back := _brought_back(session, model, checkpoint):
-        log.append(session, log.SERVICE, checkpoint.id, "not-promoted", dataset_ids=back)
-    elif model.head_checkpoint_id is None or model.policy["promotion"] == "automatic":
+    if model.head_checkpoint_id is None or model.policy["promotion"] == "automatic":
         _set_head(session, model, checkpoint, log.SERVICE)
     return checkpoint
 
@@ -278,7 +285,9 @@ def record_unlearned(
     log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
     for request in job.requests:
         move(session, request, RequestState.COMPLETED)
-    if model.policy["promotion"] == "automatic" and model.head_checkpoint_id == base.id:
+    if model.policy["promotion"] == "automatic" and lineage.descends(
+        session, checkpoint, model.head_checkpoint_id
+    ):
         _set_head(session, model, checkpoint, log.SERVICE)
     return checkpoint
 
@@ -288,7 +297,8 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
 
     Raises:
         NotFound: not a checkpoint of an own model.
-        Conflict: it is not ready, or it still holds data that the head has forgotten.
+        Conflict: it is not ready, it holds data that was forgotten on request, or a job of the
+            model is running, whose result belongs to the present head.
     """
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None:
@@ -299,9 +309,17 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
         raise NotFound.of("checkpoint", checkpoint_id) from error
     if checkpoint.state != CheckpointState.READY:
         raise Conflict(f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state)
+    if session.scalar(
+        select(Job.id).where(
+            Job.model_id == model.id,
+            Job.state.in_(jobs.LIVE_STATES),
+            Job.kind.in_(TRAINING_KINDS),
+        )
+    ):
+        raise Conflict(f"A job of model {model.id} is running; promote when it has ended.")
     if back := _brought_back(session, model, checkpoint):
         raise Conflict(
-            f"Checkpoint {checkpoint.id} still holds data that the head has forgotten: "
+            f"Checkpoint {checkpoint.id} still holds data that was forgotten on request: "
             f"{', '.join(back)}.",
             dataset_ids=back,
         )
@@ -310,11 +328,13 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
 
 
 def _brought_back(session: Session, model: Model, checkpoint: Checkpoint) -> list[str]:
-    """Data sets that the head has forgotten and the checkpoint has not."""
-    if model.head_checkpoint_id is None:
-        return []
-    head = session.get_one(Checkpoint, model.head_checkpoint_id)
-    return sorted(set(head.forgotten) & set(checkpoint.retained))
+    """Data sets that the checkpoint holds although a completed request was about them."""
+    asked = session.scalars(
+        select(RequestDataset.dataset_id)
+        .join(Request, Request.id == RequestDataset.request_id)
+        .where(Request.model_id == model.id, Request.state == RequestState.COMPLETED)
+    )
+    return sorted(set(asked) & set(checkpoint.retained))
 
 
 def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str) -> None:

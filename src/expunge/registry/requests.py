@@ -170,8 +170,8 @@ def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str
         )
     if not set(head.retained) - gone - set(dataset_ids):
         raise Conflict(
-            f"Nothing of model {model.id}'s training data would be left to keep it useful; "
-            "delete the model instead.",
+            f"Model {model.id} has too little other training data to forget these and stay of "
+            "use; its owner can take it out of service instead.",
         )
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
 from expunge.registry import jobs, models
+from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
 from expunge.registry.models import StoredWeights
-from expunge.registry.tables import Checkpoint, Dataset, Job, JobKind, Model
+from expunge.registry.tables import Checkpoint, Dataset, Job, JobKind, Model, Party
 from expunge.worker.context import Context
-from expunge.worker.leases import BEATS_PER_LEASE
+from expunge.worker.leases import BEATS_PER_LEASE, kept_alive
 from expunge.worker.staging import stage_checkpoint, stage_datasets
 from expunge.worker.task import Task
 
@@ -55,9 +57,11 @@ def train(context: Context, lease: Lease) -> None:
         Stopped, JobFailed, LeaseLost: nothing of the attempt is recorded.
     """
     with context.scratch(lease.job_id) as folder:
-        task = _stage(context, lease, folder)
+        with kept_alive(context, lease):
+            task = _stage(context, lease, folder)
         metrics = _Watch(context, lease, folder).run(task)
-        weights = _store(context, Path(task.result), folder)
+        with kept_alive(context, lease):
+            weights = _store(context, Path(task.result), folder)
         with context.sessions.begin() as session:
             if lease.kind == JobKind.PRETRAIN:
                 models.record_pretrained(session, lease, weights, metrics)
@@ -73,10 +77,14 @@ def _stage(context: Context, lease: Lease, folder: Path) -> Task:
         unlearn_ids: set[str] = set()
         if lease.kind == JobKind.UNLEARN:
             base = session.get_one(Checkpoint, job.base_checkpoint_id)
-            unlearn_ids = {each for request in job.requests for each in request.dataset_ids}
-            retain_ids = set(base.retained) - unlearn_ids
+            asked = {each for request in job.requests for each in request.dataset_ids}
+            unlearn_ids = asked & set(base.retained)
+            if not unlearn_ids:
+                raise JobFailed("the model's head was replaced by one that never held this data")
+            retain_ids = set(base.retained) - asked
         else:
             retain_ids = set(job.params["dataset_ids"])
+            _check_consent(session, model, job.params["dataset_ids"])
 
         def stage(ids: set[str]) -> list[str]:
             rows = session.scalars(select(Dataset).where(Dataset.id.in_(ids))).all()
@@ -93,6 +101,15 @@ def _stage(context: Context, lease: Lease, folder: Path) -> Task:
             base=str(stage_checkpoint(context.store, base, folder)) if base else None,
             result=str(folder / "result.safetensors"),
         )
+
+
+def _check_consent(session: Session, model: Model, dataset_ids: list[str]) -> None:
+    """A grant may have been withdrawn, or removal asked for, while the job was waiting."""
+    owner = session.get_one(Party, model.owner_id)
+    try:
+        models.check_training_data(session, owner, model, dataset_ids)
+    except DomainError as error:
+        raise JobFailed("a data set may not be trained on any more", error.detail) from error
 
 
 def _store(context: Context, result: Path, folder: Path) -> StoredWeights:

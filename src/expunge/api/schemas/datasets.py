@@ -61,7 +61,7 @@ class Dataset(BaseModel):
             owner_id=row.owner_id,
             name=row.name,
             state=DatasetState(row.state),
-            problem=None if row.problem is None else Fault.model_validate(row.problem),
+            problem=Fault.model_validate(row.problem) if own and row.problem else None,
             samples=row.samples,
             bytes=row.bytes,
             digest=row.digest,

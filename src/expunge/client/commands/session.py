@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from expunge.client.packing import PackingError
 from expunge.client.problems import ProblemError, UnfinishedError, UnreachableError
@@ -55,7 +56,7 @@ class Session:
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in resource.model_dump(mode="json").items():
             if value not in (None, [], {}):
-                table.add_row(f"[bold]{name}", _text(value))
+                table.add_row(f"[bold]{name}", Text(_text(value)))
         self.out.print(table)
         if hint:
             self.out.print(f"[dim]{hint}")
@@ -71,7 +72,7 @@ class Session:
         for title, _ in picks:
             table.add_column(title, overflow="fold")
         for item in items:
-            table.add_row(*(_text(pick(item)) for _, pick in picks))
+            table.add_row(*(Text(_text(pick(item))) for _, pick in picks))
         self.out.print(table if items else "[dim]none")
 
     def print_json(self, value: Any) -> None:
