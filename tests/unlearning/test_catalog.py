@@ -30,7 +30,7 @@ def test_absent_parameters_get_the_papers_defaults() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(UnknownMethod, match="fine_tune, gradient_ascent, retrain"):
+    with pytest.raises(UnknownMethod, match="fine_tune, gradient_ascent, neg_grad"):
         parse_params("amnesia", "simclr", {})
 
 
@@ -74,6 +74,15 @@ def test_gradient_ascent_defaults_lie_in_the_papers_range() -> None:
     assert params.epochs == 5
     assert 1e-6 <= params.learning_rate <= 1e-4
     assert params.weight_decay == 5e-4
+
+
+def test_neg_grad_defaults_lie_in_the_papers_range() -> None:
+    params = parse_params("neg_grad", "moco", {})
+    assert params.epochs == 10
+    assert 0.003 <= params.learning_rate <= 0.03
+    assert params.model_dump()["protocol"] == "corrected"
+    with pytest.raises(ValidationError, match="'corrected' or 'released'"):
+        parse_params("neg_grad", "moco", {"protocol": "reference"})
 
 
 def test_released_protocol_needs_equal_weights() -> None:

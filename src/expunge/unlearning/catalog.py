@@ -149,6 +149,20 @@ class GradientAscentParams(SgdParams):
     )
 
 
+class NegGradParams(SgdParams):
+    """Descend on retained and ascend on unlearn samples; the paper searches rates [0.003, 0.03]."""
+
+    learning_rate: float = Field(
+        default=0.01, gt=0, le=10, description="Constant; the paper searches [0.003, 0.03]."
+    )
+    protocol: Literal["corrected", "released"] = Field(
+        default="corrected",
+        description="corrected: the losses of unlearn samples are negated, and the sets weigh as "
+        "in D however a batch is mixed. released: as in the paper's code, each row of a batch "
+        "weighs the same, and for SimCLR rows of other samples are negated instead.",
+    )
+
+
 class AlignmentCalibrationParams(SgdParams):
     """Weights of the three calibration terms of Alignment Calibration (eqs. 3-5)."""
 
@@ -234,6 +248,14 @@ METHODS: Mapping[str, Method] = {
             title="Gradient ascent",
             summary="Maximises the loss on the unlearn set alone; quick, and hard on the rest.",
             params=GradientAscentParams,
+            frameworks=_CONTRASTIVE,
+            source=AC_PAPER,
+        ),
+        Method(
+            id="neg_grad",
+            title="NegGrad",
+            summary="Keeps training on the retain set while raising the loss on the unlearn set.",
+            params=NegGradParams,
             frameworks=_CONTRASTIVE,
             source=AC_PAPER,
         ),

@@ -171,13 +171,7 @@ class _Run:
         source = _Source(samples.to(self.device), retain_size, views, third_view=third_view)
         learner = learner.to(self.device).train()
         lay_out(learner, bn_splits=learner.bn_splits)
-        optimiser = torch.optim.SGD(
-            [p for p in learner.parameters() if p.requires_grad],
-            lr=self.params.learning_rate,
-            momentum=self.params.momentum,
-            weight_decay=self.params.weight_decay,
-            fused=True,
-        )
+        optimiser = self._optimiser(learner)
         clock = _Clock(plan, self.params.epochs)
 
         def take_step(indices: StepIndices) -> dict[str, Tensor]:
@@ -205,6 +199,15 @@ class _Run:
             images_per_second=clock.images_per_second(),
             device=self.device.type,
             precision=self.precision,
+        )
+
+    def _optimiser(self, learner: Learner) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            [p for p in learner.parameters() if p.requires_grad],
+            lr=self.params.learning_rate,
+            momentum=self.params.momentum,
+            weight_decay=self.params.weight_decay,
+            fused=True,
         )
 
     def _epoch(

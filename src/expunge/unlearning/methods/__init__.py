@@ -5,6 +5,7 @@ from expunge.unlearning.catalog import (
     AlignmentCalibrationParams,
     FineTuneParams,
     GradientAscentParams,
+    NegGradParams,
     RetrainParams,
     SgdParams,
     UnknownMethod,
@@ -13,6 +14,7 @@ from expunge.unlearning.methods.alignment_calibration import AlignmentCalibratio
 from expunge.unlearning.methods.base import Batch, SetSizes, UnlearningMethod, own_objective
 from expunge.unlearning.methods.fine_tune import FineTune
 from expunge.unlearning.methods.gradient_ascent import GradientAscent
+from expunge.unlearning.methods.neg_grad import NegGrad
 from expunge.unlearning.methods.retrain import Retrain
 
 __all__ = ["Batch", "SetSizes", "UnlearningMethod", "make_method", "own_objective"]
@@ -27,6 +29,8 @@ def make_method(method: str, params: SgdParams) -> UnlearningMethod:
             return FineTune(params)
         case "gradient_ascent", GradientAscentParams():
             return GradientAscent(params)
+        case "neg_grad", NegGradParams():
+            return NegGrad(params)
         case "retrain", RetrainParams():
             return Retrain(params)
         case known, _ if known in METHODS:
