@@ -30,7 +30,7 @@ def test_absent_parameters_get_the_papers_defaults() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(UnknownMethod, match="fine_tune, gradient_ascent, neg_grad"):
+    with pytest.raises(UnknownMethod, match="gradient_ascent, l1_sparsity, neg_grad"):
         parse_params("amnesia", "simclr", {})
 
 
@@ -74,6 +74,15 @@ def test_gradient_ascent_defaults_lie_in_the_papers_range() -> None:
     assert params.epochs == 5
     assert 1e-6 <= params.learning_rate <= 1e-4
     assert params.weight_decay == 5e-4
+
+
+def test_l1_sparsity_defaults_lie_in_the_papers_range_and_lambda_is_never_zero() -> None:
+    params = parse_params("l1_sparsity", "simclr", {}).model_dump()
+    assert (params["learning_rate"], params["schedule"]) == (0.006, "linear_decay")
+    assert 1e-6 <= params["l1_weight"] <= 1e-3
+    for wrong in (0, -1e-6, 1.1):
+        with pytest.raises(ValidationError, match="than"):
+            parse_params("l1_sparsity", "simclr", {"l1_weight": wrong})
 
 
 def test_neg_grad_defaults_lie_in_the_papers_range() -> None:

@@ -149,6 +149,23 @@ class GradientAscentParams(SgdParams):
     )
 
 
+class L1SparsityParams(SgdParams):
+    """Go on training on the retain set with a penalty on the sum of all absolute weights."""
+
+    l1_weight: float = Field(
+        default=3e-5,
+        gt=0,
+        le=1,
+        description="Lambda: weighs the sum of |w| over all trainable parameters, biases and norms "
+        "included; the paper searches [1e-6, 1e-3].",
+    )
+    schedule: Literal["linear_decay", "constant"] = Field(
+        default="linear_decay",
+        description="Of lambda. linear_decay: falls linearly over the epochs, as in the code of the "
+        "method's authors. constant: as in the code behind the Alignment Calibration paper's tables.",
+    )
+
+
 class NegGradParams(SgdParams):
     """Descend on retained and ascend on unlearn samples; the paper searches rates [0.003, 0.03]."""
 
@@ -248,6 +265,14 @@ METHODS: Mapping[str, Method] = {
             title="Gradient ascent",
             summary="Maximises the loss on the unlearn set alone; quick, and hard on the rest.",
             params=GradientAscentParams,
+            frameworks=_CONTRASTIVE,
+            source=AC_PAPER,
+        ),
+        Method(
+            id="l1_sparsity",
+            title="l1-sparsity",
+            summary="Goes on training on the retain set and drives weights to zero.",
+            params=L1SparsityParams,
             frameworks=_CONTRASTIVE,
             source=AC_PAPER,
         ),

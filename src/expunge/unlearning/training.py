@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from pydantic import BaseModel
@@ -174,10 +175,10 @@ class _Run:
         optimiser = self._optimiser(learner)
         clock = _Clock(plan, self.params.epochs)
 
-        def take_step(indices: StepIndices) -> dict[str, Tensor]:
+        def take_step(indices: StepIndices, epoch: int) -> dict[str, Tensor]:
             learner.advance()
             with autocast(self.device, self.precision):
-                terms = losses(learner, source.batch(indices, clock.steps_done))
+                terms = losses(learner, source.batch(indices, clock.steps_done, epoch))
             optimiser.zero_grad()
             terms["loss"].backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -189,7 +190,7 @@ class _Run:
             for epoch in range(self.params.epochs):
                 for group in optimiser.param_groups:
                     group["lr"] = self._learning_rate(epoch)
-                terms = map(take_step, stream.epoch(self.device))
+                terms = map(take_step, stream.epoch(self.device), repeat(epoch))
                 history.append(self._epoch(epoch, terms, clock))
         return TrainingResult(
             learner=learner.to("cpu").eval(),
@@ -258,7 +259,7 @@ class _Source:
         self.views = views
         self.third_view = third_view
 
-    def batch(self, indices: StepIndices, step: int) -> Batch:
+    def batch(self, indices: StepIndices, step: int, epoch: int) -> Batch:
         unlearn = indices.unlearn + self.retain
         partner = indices.partner + self.retain
         second = torch.cat([indices.retain, partner])
@@ -268,6 +269,7 @@ class _Source:
             second=self._view(second, number + 1),
             second_ids=self.samples.ids[second],
             retain=len(indices.retain),
+            epoch=epoch,
             third=self._view(unlearn, number + 2) if self.third_view else None,
         )
 

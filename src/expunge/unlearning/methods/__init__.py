@@ -5,6 +5,7 @@ from expunge.unlearning.catalog import (
     AlignmentCalibrationParams,
     FineTuneParams,
     GradientAscentParams,
+    L1SparsityParams,
     NegGradParams,
     RetrainParams,
     SgdParams,
@@ -14,6 +15,7 @@ from expunge.unlearning.methods.alignment_calibration import AlignmentCalibratio
 from expunge.unlearning.methods.base import Batch, SetSizes, UnlearningMethod, own_objective
 from expunge.unlearning.methods.fine_tune import FineTune
 from expunge.unlearning.methods.gradient_ascent import GradientAscent
+from expunge.unlearning.methods.l1_sparsity import L1Sparsity
 from expunge.unlearning.methods.neg_grad import NegGrad
 from expunge.unlearning.methods.retrain import Retrain
 
@@ -29,6 +31,8 @@ def make_method(method: str, params: SgdParams) -> UnlearningMethod:
             return FineTune(params)
         case "gradient_ascent", GradientAscentParams():
             return GradientAscent(params)
+        case "l1_sparsity", L1SparsityParams():
+            return L1Sparsity(params)
         case "neg_grad", NegGradParams():
             return NegGrad(params)
         case "retrain", RetrainParams():

@@ -28,6 +28,8 @@ class Batch:
     """(B,) int64: which sample each second view shows."""
     retain: int
     """How many of the B samples are retained."""
+    epoch: int
+    """Epochs finished before this step."""
     third: Tensor | None = None
     """(B - retain, 3, S, S) a further view of each unlearn sample itself, where the method asks."""
 
