@@ -1,5 +1,5 @@
 """What the first-order methods do to a real, trained encoder: U against R and against images that
-were never trained on. Margins are below the smallest effect measured over five seeds.
+were never trained on. Margins are below the smallest effect over five seeds, in bfloat16 and float32.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 
 from expunge import embedded
 from expunge.unlearning.catalog import (
+    AlignmentCalibrationParams,
     Architecture,
     EncoderSpec,
     FineTuneParams,
@@ -65,7 +66,7 @@ def mean_alignment(learner: Learner, images: ImageSet) -> float:
 
 
 def test_gradient_ascent_pushes_views_apart_on_u_more_than_elsewhere(scene: Scene) -> None:
-    """Measured: alignment falls by 0.023-0.040 on U, by 0.012-0.035 more than on the control."""
+    """Measured: alignment falls by 0.015-0.081 on U, by 0.011-0.042 more than on the control."""
     params = GradientAscentParams(epochs=30, learning_rate=0.003, batch_size=16)
     run = unlearn(scene.learner, scene.retain, scene.forget, "gradient_ascent", params, seed=0)
     on_forget, on_control = (
@@ -101,7 +102,7 @@ def rises(scene: Scene, method: str, params: SgdParams) -> tuple[float, float]:
 def test_neg_grad_raises_the_loss_on_u_more_than_on_r_and_than_fine_tuning_does(
     scene: Scene,
 ) -> None:
-    """Measured: the loss rises by 0.06-0.26 on U, by 0.08-0.22 more than on R; with fine-tuning U
+    """Measured: the loss rises by 0.06-0.59 on U, by 0.08-0.36 more than on R; with fine-tuning U
     gains -0.07-0.07 on R, always at least 0.055 less than with NegGrad of the same seed.
     """
     effort = {"epochs": 20, "learning_rate": 0.01, "batch_size": 24}
@@ -127,3 +128,17 @@ def test_l1_sparsity_shrinks_the_weights_more_than_fine_tuning(scene: Scene, sch
     with torch.no_grad():
         norms = [float(l1_norm(learner.parameters())) for learner in (tuned, sparse)]
     assert norms[1] < 0.996 * norms[0]
+
+
+def test_only_alignment_calibration_swaps_the_positives_of_unlearn_samples(scene: Scene) -> None:
+    """Same batch, all but frozen weights; measured: InfoNCE on U is 0.4-1.6 higher if swapped."""
+    effort = {"epochs": 1, "learning_rate": 1e-6, "batch_size": 48}
+    swapped, own = (
+        unlearn(scene.learner, scene.retain, scene.forget, method, params, seed=0).history[0]
+        for method, params in (
+            ("alignment_calibration", AlignmentCalibrationParams.model_validate(effort)),
+            ("neg_grad", NegGradParams.model_validate(effort)),
+        )
+    )
+    loss = swapped["performance_preserving"] + swapped["negative_calibration"]
+    assert loss > own["unlearn"] + 0.2
