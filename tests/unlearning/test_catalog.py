@@ -35,8 +35,8 @@ def test_unknown_method_names_the_known_ones() -> None:
 
 
 def test_method_for_another_framework_is_refused() -> None:
-    with pytest.raises(MethodNotForFramework, match="for: moco, simclr"):
-        parse_params("fine_tune", "clip", {})
+    with pytest.raises(MethodNotForFramework, match="for: clip, moco, simclr"):
+        parse_params("alignment_calibration", "byol", {})
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -18,7 +18,7 @@ from expunge.unlearning.catalog import (
     L1SparsityParams,
     NegGradParams,
     PretrainParams,
-    SgdParams,
+    RunParams,
     SimCLR,
 )
 from expunge.unlearning.data.image_set import ImageSet, load_shards
@@ -91,7 +91,7 @@ def mean_losses(learner: Learner, scene: Scene) -> tuple[float, float]:
     return float(losses[: len(scene.retain)].mean()), float(losses[len(scene.retain) :].mean())
 
 
-def rises(scene: Scene, method: str, params: SgdParams) -> tuple[float, float]:
+def rises(scene: Scene, method: str, params: RunParams) -> tuple[float, float]:
     """How much a run raises the loss on R and on U."""
     run = unlearn(scene.learner, scene.retain, scene.forget, method, params, seed=0)
     pairs = zip(mean_losses(run.learner, scene), mean_losses(scene.learner, scene), strict=True)

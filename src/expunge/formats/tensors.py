@@ -18,8 +18,8 @@ DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2,
     "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
 }  # fmt: skip
-RELEASED_PREFIXES = ("encoder.", "projector.")
-"""Tensors that may leave: no queue rows, no key encoder, nothing that still holds forgotten data."""
+RELEASED_PREFIXES = ("encoder.", "projector.", "text_encoder.", "classifier.", "log_scale")
+"""Tensors that may leave: no queue rows, no key or target encoder, nothing that still holds forgotten data."""
 
 
 class TensorFileError(ValueError):

@@ -24,7 +24,7 @@ from expunge.registry.tables import (
     RequestDataset,
 )
 from expunge.registry.transitions import move
-from expunge.unlearning.catalog import EncoderSpec, PretrainParams
+from expunge.unlearning.catalog import EncoderSpec, PretrainParams, pretrain_params
 
 MAX_BATCH_WINDOW_SECONDS = 86_400
 
@@ -153,7 +153,7 @@ def start_pretraining(
     *,
     seed: int,
 ) -> Job:
-    """Queue training of fresh weights on the union of data sets.
+    """Queue training of fresh weights on the union of data sets; what `params` leave unset is the framework's default.
 
     Raises:
         NotFound, NotSealed: a data set cannot be used.
@@ -169,7 +169,10 @@ def start_pretraining(
         model_id=model.id,
         params={
             "dataset_ids": list(dataset_ids),
-            "params": params.model_dump(mode="json"),
+            "params": pretrain_params(
+                EncoderSpec.model_validate(model.encoder).framework,
+                params.model_dump(exclude_unset=True),
+            ).model_dump(mode="json"),
             "seed": seed,
         },
     )

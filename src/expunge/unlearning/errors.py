@@ -22,11 +22,33 @@ class NoNegativesError(TrainingError):
         )
 
 
+class CaptionError(TrainingError):
+    """CLIP is trained on captions, and the samples have none."""
+
+    def __init__(self) -> None:
+        super().__init__("the encoder learns from captions, but not every sample has one")
+
+
+class LabelError(TrainingError):
+    """A supervised encoder is trained on labels that its classifier has."""
+
+    def __init__(self, found: int | None, classes: int) -> None:
+        what = "not every sample has one" if found is None else f"one is {found}"
+        super().__init__(f"the encoder learns labels 0 to {classes - 1}, but {what}")
+
+
 class ImageSizeError(TrainingError):
     """The images do not have the size the encoder was specified for."""
 
     def __init__(self, found: int, expected: int) -> None:
         super().__init__(f"images of {found} pixels, but the encoder takes {expected}")
+
+
+class SnapshotMismatch(TrainingError):
+    """A snapshot cannot be gone on from."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the snapshot does not fit this run: {why}")
 
 
 class NonFiniteLossError(TrainingError):

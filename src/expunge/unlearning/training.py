@@ -1,14 +1,17 @@
 """The one training loop, for pre-training and for every unlearning method.
 
-Knows no files, queues or databases: it takes image sets, reports progress to a callable, and
-returns a learner.
+Knows no queues or databases: it takes image sets, reports progress to a callable, and returns a
+learner. The one file it may keep is its snapshot.
 """
 
+import copy
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -17,73 +20,53 @@ from torch import Tensor
 from expunge.unlearning.catalog import (
     EncoderSpec,
     PretrainParams,
-    SgdParams,
+    RunParams,
+    UnlearnParams,
     parse_params,
+    pretrain_params,
 )
-from expunge.unlearning.data.batches import BatchPlan, BatchStream, StepIndices, plan_batches
+from expunge.unlearning.data.augmentation import training_views
+from expunge.unlearning.data.batches import BatchStream, StepIndices, plan_batches
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.data.views import Views
-from expunge.unlearning.errors import EmptySetError, ImageSizeError, NonFiniteLossError
-from expunge.unlearning.frameworks import Learner, build
+from expunge.unlearning.data.source import Source, check_samples
+from expunge.unlearning.errors import EmptySetError, NonFiniteLossError
+from expunge.unlearning.frameworks import Learner, MoCo, build
 from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import autocast, precision_for, resolve_device, seeded
 from expunge.unlearning.methods import Batch, SetSizes, make_method, own_objective
+from expunge.unlearning.optimisation import learning_rate, make_optimiser
+from expunge.unlearning.progress import Clock, OnProgress, Progress, TrainingResult
+from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots
 
-REPORT_SECONDS = 0.5
-"""At least this long between two looks at the losses, each of which waits for the device."""
-VIEWS_PER_STEP = 3
-"""View numbers reserved for each step; the third is made only where the method asks."""
+__all__ = ["OnProgress", "Progress", "Snapshots", "TrainingResult", "pretrain", "unlearn"]
+
+QUEUE_BATCH = 512
+"""Samples whose keys are made at a time."""
 
 Losses = Callable[[Learner, Batch], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: finished epochs and steps, and the mean losses of this epoch so far."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    losses: dict[str, float]
-    images_per_second: float
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A finished run; `images_per_second` counts a sample once however many views it has."""
-
-    learner: Learner
-    history: list[dict[str, float]]
-    """Mean losses of each epoch."""
-    seconds: float
-    steps: int
-    images_per_second: float
-    device: str
-    precision: str
-
-
-OnProgress = Callable[[Progress], None]
+Score = Callable[[Learner], float]
+"""Lower is better."""
 
 
 def pretrain(
     spec: EncoderSpec,
     images: ImageSet,
-    params: PretrainParams,
+    params: PretrainParams | Mapping[str, Any],
     *,
     seed: int,
     device: str = "auto",
     on_progress: OnProgress | None = None,
+    snapshots: Snapshots | None = None,
 ) -> TrainingResult:
     """Train fresh weights on `images` with the framework's own objective.
 
-    The same arguments on the same hardware give the same weights. `on_progress` may raise to
-    stop. Raises TrainingError.
+    `params` as a mapping are completed with the framework's defaults. The same arguments on the same
+    hardware give the same weights, resumed from a snapshot or not. `on_progress` may raise to stop.
+    Raises TrainingError, or ValidationError for bad parameters.
     """
-    run = _Run("pretrain", params, seed, resolve_device(device), on_progress)
-    return run.train(build(spec, seed=seed), images, None, own_objective)
+    given = params.model_dump() if isinstance(params, BaseModel) else params
+    run = _Run("pretrain", pretrain_params(spec.framework, given), seed, device, on_progress)
+    return run.train(build(spec, seed=seed), images, None, own_objective, snapshots=snapshots)
 
 
 def unlearn(
@@ -91,27 +74,34 @@ def unlearn(
     retain: ImageSet,
     forget: ImageSet,
     method: str,
-    params: BaseModel,
+    params: BaseModel | Mapping[str, Any],
     *,
     seed: int,
     device: str = "auto",
     on_progress: OnProgress | None = None,
+    score: Score | None = None,
+    snapshots: Snapshots | None = None,
 ) -> TrainingResult:
     """Make a copy of `learner` forget `forget`, keeping `retain`; the given learner stays as it is.
 
-    What the learner stores of the forgotten samples is purged before the first step and after the
-    last. The same arguments on the same hardware give the same weights. `on_progress` may raise to
-    stop. Raises TrainingError; UnknownMethod, MethodNotForFramework or ValidationError for bad
-    parameters.
+    `params` as a mapping are completed with the method's defaults for the framework. What the
+    learner stores of the forgotten samples is purged before the first step and after the last.
+    With `score`, it is asked after each epoch, and the weights of the epoch with the lowest answer
+    are returned. The same arguments on the same hardware give the same weights, resumed from a
+    snapshot or not. `on_progress` may raise to stop. Raises TrainingError; UnknownMethod,
+    MethodNotForFramework or ValidationError for bad parameters.
     """
     if len(forget) == 0:
         raise EmptySetError("unlearn")
-    checked = parse_params(method, learner.spec.framework, params.model_dump())
+    given = params.model_dump() if isinstance(params, BaseModel) else params
+    checked = parse_params(method, learner.spec.framework, given)
     chosen = make_method(method, checked)
     sizes = SetSizes(len(retain), len(forget))
-    run = _Run(method, checked, seed, resolve_device(device), on_progress)
+    run = _Run(method, checked, seed, device, on_progress)
     trained = chosen.start(learner, seed)
     trained.purge(forget.ids)
+    if isinstance(trained, MoCo) and isinstance(checked, UnlearnParams):
+        _fill_queue(trained, retain, checked.queue_init or "checkpoint", seed)
     result = run.train(
         trained,
         retain if chosen.uses_retain_set else None,
@@ -119,9 +109,28 @@ def unlearn(
         lambda current, batch: chosen.losses(current, batch, sizes),
         third_view=chosen.uses_third_view,
         swap_positives=chosen.swaps_positives,
+        score=score,
+        snapshots=snapshots,
     )
     result.learner.purge(forget.ids)
     return result
+
+
+@torch.no_grad()
+def _fill_queue(learner: MoCo, retain: ImageSet, queue_init: str, seed: int) -> None:
+    """Prepare the queue for the first step; see `UnlearnParams.queue_init`."""
+    if queue_init == "checkpoint":
+        return
+    learner.empty_queue()
+    with seeded(seed, torch.device("cpu")):
+        if queue_init == "random":
+            learner.scramble_queue()
+            return
+        chosen = torch.randperm(len(retain))[: len(learner.queue)]
+        views = training_views(learner.spec, seed=seed)
+        for start in range(0, len(chosen), QUEUE_BATCH):
+            samples = retain.subset(chosen[start : start + QUEUE_BATCH])
+            learner.fill_queue(views(samples.images, samples.ids, 0), samples.ids)
 
 
 class _Run:
@@ -130,16 +139,16 @@ class _Run:
     def __init__(
         self,
         phase: str,
-        params: SgdParams,
+        params: RunParams,
         seed: int,
-        device: torch.device,
+        device: str,
         on_progress: OnProgress | None,
     ) -> None:
         self.phase = phase
         self.params = params
         self.seed = seed
-        self.device = device
-        self.precision = precision_for(device)
+        self.device = resolve_device(device)
+        self.precision = precision_for(self.device)
         self.on_progress = on_progress
 
     def train(
@@ -151,15 +160,15 @@ class _Run:
         *,
         third_view: bool = False,
         swap_positives: bool = False,
+        score: Score | None = None,
+        snapshots: Snapshots | None = None,
     ) -> TrainingResult:
         """Train `learner` in place, on this run's device, and return it on the CPU in eval mode."""
         if retain is not None and len(retain) == 0:
             raise EmptySetError("training" if self.phase == "pretrain" else "retain")
-        spec = learner.spec
         sets = [images for images in (retain, forget) if images is not None]
         for images in sets:
-            if images.image_size != spec.image_size:
-                raise ImageSizeError(images.image_size, spec.image_size)
+            check_samples(images, learner.spec)
         retain_size, unlearn_size = (0 if s is None else len(s) for s in (retain, forget))
         plan = plan_batches(
             retain_size, unlearn_size, self.params.batch_size, multiple=learner.bn_splits
@@ -168,141 +177,170 @@ class _Run:
             plan, retain_size, unlearn_size, seed=self.seed, swap_positives=swap_positives
         )
         samples = sets[0] if len(sets) == 1 else ImageSet.concat(sets)
-        views = Views(spec.image_size, spec.mean, spec.std, seed=self.seed)
-        source = _Source(samples.to(self.device), retain_size, views, third_view=third_view)
+        source = Source(
+            samples.to(self.device),
+            retain_size,
+            learner.spec,
+            seed=self.seed,
+            third_view=third_view,
+        )
         learner = learner.to(self.device).train()
         lay_out(learner, bn_splits=learner.bn_splits)
-        optimiser = self._optimiser(learner)
-        clock = _Clock(plan, self.params.epochs)
-
-        def take_step(indices: StepIndices, epoch: int) -> dict[str, Tensor]:
-            learner.advance()
-            with autocast(self.device, self.precision):
-                terms = losses(learner, source.batch(indices, clock.steps_done, epoch))
-            optimiser.zero_grad()
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            clock.steps_done += 1
-            return terms
-
-        history = []
+        file = None
+        if snapshots is not None:
+            file = SnapshotFile(snapshots, self._identity(learner, samples, retain_size))
+        loop = _Loop(
+            self,
+            learner=learner,
+            stream=stream,
+            source=source,
+            losses=losses,
+            clock=Clock(plan, self.params.epochs),
+            file=file,
+        )
         with seeded(self.seed, self.device):
-            for epoch in range(self.params.epochs):
-                for group in optimiser.param_groups:
-                    group["lr"] = self._learning_rate(epoch)
-                terms = map(take_step, stream.epoch(self.device), repeat(epoch))
-                history.append(self._epoch(epoch, terms, clock))
+            state = loop.run(score)
+        if file is not None:
+            file.remove()
+        if state.best is not None:
+            learner.load_state_dict(state.best)
         return TrainingResult(
             learner=learner.to("cpu").eval(),
-            history=history,
-            seconds=clock.seconds(),
-            steps=clock.steps_done,
-            images_per_second=clock.images_per_second(),
+            history=state.history,
+            seconds=loop.clock.seconds(),
+            steps=loop.clock.steps_done,
+            images_per_second=loop.clock.images_per_second(),
             device=self.device.type,
             precision=self.precision,
+            scores=state.scores,
+            best_epoch=1 + _lowest(state.scores) if state.scores else None,
         )
 
-    def _optimiser(self, learner: Learner) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
-            [p for p in learner.parameters() if p.requires_grad],
-            lr=self.params.learning_rate,
-            momentum=self.params.momentum,
-            weight_decay=self.params.weight_decay,
-            fused=True,
-        )
+    def _identity(self, learner: Learner, samples: ImageSet, retain: int) -> dict[str, Any]:
+        """What a snapshot must share with the run that resumes from it."""
+        start = hashlib.sha256()
+        for _, value in sorted(learner.state_dict().items()):
+            start.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return {
+            "phase": self.phase,
+            "params": self.params.model_dump(),
+            "seed": self.seed,
+            "spec": learner.spec.model_dump(mode="json"),
+            "start": start.hexdigest(),
+            "samples": hashlib.sha256(samples.ids.cpu().numpy().tobytes()).hexdigest(),
+            "retain": retain,
+            "device": self.device.type,
+            "precision": self.precision,
+        }
 
-    def _epoch(
-        self, epoch: int, steps: Iterable[dict[str, Tensor]], clock: "_Clock"
-    ) -> dict[str, float]:
-        """Take the steps of an epoch; return the mean of each of their losses."""
-        sums: dict[str, Tensor] = {}
-        taken = 0
-        for terms in steps:
-            taken += 1
+
+class _Loop:
+    """The steps of one run, from its start or its snapshot to its end."""
+
+    def __init__(
+        self,
+        settings: _Run,
+        *,
+        learner: Learner,
+        stream: BatchStream,
+        source: Source,
+        losses: Losses,
+        clock: Clock,
+        file: SnapshotFile | None,
+    ) -> None:
+        self.settings = settings
+        self.learner = learner
+        self.stream = stream
+        self.source = source
+        self.losses = losses
+        self.clock = clock
+        self.file = file
+        self.optimiser = make_optimiser(learner, settings.params)
+        self.state = RunState(stream=stream.state())
+
+    def run(self, score: Score | None) -> RunState:
+        """Take all steps that are left."""
+        restored = self.file and self.file.restore(
+            self.learner, self.optimiser, self.settings.device
+        )
+        if restored:
+            self.state = restored
+            self.stream.restore(restored.stream)
+            self.clock.resume(restored.seconds, restored.steps_done)
+        while self.state.epoch < self.settings.params.epochs:
+            self._epoch(score)
+        return self.state
+
+    def _epoch(self, score: Score | None) -> None:
+        state, params = self.state, self.settings.params
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(params, state.epoch)
+        steps = self.stream.epoch(self.settings.device)
+        for indices in islice(steps, state.steps_in_epoch, None):
+            terms = self._step(indices)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value.detach()
-            if clock.due():
-                self._report(epoch, _means(epoch, sums, taken), clock)
-        means = _means(epoch, sums, taken)
-        if epoch + 1 == self.params.epochs:
-            self._report(epoch + 1, means, clock)
-        return means
+                state.sums[name] = state.sums.get(name, 0) + value.detach()
+            state.steps_in_epoch += 1
+            state.steps_done += 1
+            self.clock.steps_done += 1
+            if self.clock.due():
+                self._report(_means(state.epoch, state.sums, state.steps_in_epoch))
+            if self.file is not None and self.file.due():
+                self._snapshot()
+        means = _means(state.epoch, state.sums, state.steps_in_epoch)
+        if score is not None:
+            self._score(score)
+        state.history.append(means)
+        state.epoch, state.steps_in_epoch, state.sums = state.epoch + 1, 0, {}
+        state.stream = self.stream.state()
+        if state.epoch == params.epochs:
+            self._report(means)
 
-    def _learning_rate(self, epoch: int) -> float:
-        rate = self.params.learning_rate
-        if isinstance(self.params, PretrainParams) and self.params.schedule == "cosine":
-            return rate * 0.5 * (1 + math.cos(math.pi * epoch / self.params.epochs))
-        return rate
+    def _step(self, indices: StepIndices) -> dict[str, Tensor]:
+        self.learner.advance(self.clock.share_done())
+        with autocast(self.settings.device, self.settings.precision):
+            batch = self.source.batch(indices, self.clock.steps_done, self.state.epoch)
+            terms = self.losses(self.learner, batch)
+        self.optimiser.zero_grad()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return terms
 
-    def _report(self, epoch: int, losses: dict[str, float], clock: "_Clock") -> None:
-        if self.on_progress is not None:
-            self.on_progress(
-                Progress(
-                    phase=self.phase,
-                    epoch=epoch,
-                    epochs=self.params.epochs,
-                    step=clock.steps_done,
-                    steps=clock.steps,
-                    losses=losses,
-                    images_per_second=clock.images_per_second(),
-                    eta_seconds=clock.eta_seconds(),
-                )
-            )
+    def _score(self, score: Score) -> None:
+        started = time.perf_counter()
+        self.state.scores.append(score(self.learner))
+        if _lowest(self.state.scores) == len(self.state.scores) - 1:
+            self.state.best = copy.deepcopy(self.learner.state_dict())
+        self.clock.leave_out(time.perf_counter() - started)
 
+    def _snapshot(self) -> None:
+        if self.file is not None:
+            state = replace(self.state, seconds=self.clock.seconds())
+            self.file.write(state, self.learner, self.optimiser, self.settings.device)
 
-class _Source:
-    """Batches of views from samples on the device: retained ones first, then unlearn ones."""
-
-    def __init__(self, samples: ImageSet, retain: int, views: Views, *, third_view: bool) -> None:
-        self.samples = samples
-        self.retain = retain
-        self.views = views
-        self.third_view = third_view
-
-    def batch(self, indices: StepIndices, step: int, epoch: int) -> Batch:
-        unlearn = indices.unlearn + self.retain
-        partner = indices.partner + self.retain
-        second = torch.cat([indices.retain, partner])
-        number = step * VIEWS_PER_STEP
-        return Batch(
-            first=self._view(torch.cat([indices.retain, unlearn]), number),
-            second=self._view(second, number + 1),
-            second_ids=self.samples.ids[second],
-            retain=len(indices.retain),
-            epoch=epoch,
-            third=self._view(unlearn, number + 2) if self.third_view else None,
+    def _report(self, losses: dict[str, float]) -> None:
+        if self.settings.on_progress is None:
+            return
+        progress = Progress(
+            phase=self.settings.phase,
+            epoch=self.state.epoch,
+            epochs=self.settings.params.epochs,
+            step=self.clock.steps_done,
+            steps=self.clock.steps,
+            losses=losses,
+            images_per_second=self.clock.images_per_second(),
+            eta_seconds=self.clock.eta_seconds(),
         )
+        try:
+            self.settings.on_progress(progress)
+        except BaseException:
+            self._snapshot()
+            raise
 
-    def _view(self, index: Tensor, number: int) -> Tensor:
-        # Keyed by position: a sample that fills a small unlearn set twice needs two views.
-        positions = torch.arange(len(index), device=index.device)
-        return self.views(self.samples.images[index], positions, number)
 
-
-class _Clock:
-    """Time, steps and speed of a run."""
-
-    def __init__(self, plan: BatchPlan, epochs: int) -> None:
-        self.steps = plan.steps * epochs
-        self.steps_done = 0
-        self._images_per_step = plan.retain + plan.unlearn
-        self._start = self._last_report = time.perf_counter()
-
-    def due(self) -> bool:
-        now = time.perf_counter()
-        if now - self._last_report < REPORT_SECONDS:
-            return False
-        self._last_report = now
-        return True
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-    def images_per_second(self) -> float:
-        return self.steps_done * self._images_per_step / max(self.seconds(), 1e-9)
-
-    def eta_seconds(self) -> float:
-        return self.seconds() / max(self.steps_done, 1) * (self.steps - self.steps_done)
+def _lowest(scores: list[float]) -> int:
+    """Position of the lowest score, the first one on ties; one that is not a number never wins."""
+    return min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))
 
 
 def _means(epoch: int, sums: dict[str, Tensor], count: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Only indices; never touches images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,15 @@ class BatchStream:
         self._unlearn_size = unlearn_size
         self._generator = torch.Generator().manual_seed(seed)
         self._pending = torch.empty(0, dtype=torch.int64)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next epoch's steps depend on, for `restore`."""
+        return {"generator": self._generator.get_state(), "pending": self._pending}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as the stream that gave this state would have."""
+        self._generator.set_state(state["generator"])
+        self._pending = state["pending"]
 
     def epoch(self, device: torch.device) -> Iterator[StepIndices]:
         """The steps of the next epoch, with all indices moved to `device` at once."""

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from expunge.formats.shards import Sample, decode_image, iter_samples
+from expunge.unlearning.catalog import CLIP, EncoderSpec
+from expunge.unlearning.data.captions import Captions, tokenise
 
 DECODE_THREADS = 4
 IMAGE_DIMS, RGB = 4, 3
@@ -24,13 +26,14 @@ class ImageSet:
     """N images with what names them.
 
     images: (N, 3, S, S) uint8; ids: (N,) int64, see `sample_id`; keys: N names;
-    labels: (N,) int64, or None when any sample has none.
+    labels: (N,) int64, or None when any sample has none; captions: of all N samples, or None.
     """
 
     images: Tensor
     ids: Tensor
     keys: list[str]
     labels: Tensor | None = None
+    captions: Captions | None = None
 
     def __post_init__(self) -> None:
         shape = self.images.shape
@@ -39,8 +42,10 @@ class ImageSet:
         counts = {len(self.images), len(self.ids), len(self.keys)}
         if self.labels is not None:
             counts.add(len(self.labels))
+        if self.captions is not None:
+            counts.add(len(self.captions))
         if len(counts) > 1:
-            raise ValueError("images, ids, keys and labels differ in length")
+            raise ValueError("images, ids, keys, labels and captions differ in length")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,24 +58,28 @@ class ImageSet:
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set with its tensors on `device`."""
         labels = None if self.labels is None else self.labels.to(device)
-        return ImageSet(self.images.to(device), self.ids.to(device), self.keys, labels)
+        captions = None if self.captions is None else self.captions.to(device)
+        return ImageSet(self.images.to(device), self.ids.to(device), self.keys, labels, captions)
 
     def subset(self, indices: Sequence[int] | Tensor) -> "ImageSet":
         """The samples at `indices`, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
         labels = None if self.labels is None else self.labels[index]
+        captions = None if self.captions is None else self.captions.subset(index)
         keys = [self.keys[i] for i in index.tolist()]
-        return ImageSet(self.images[index], self.ids[index], keys, labels)
+        return ImageSet(self.images[index], self.ids[index], keys, labels, captions)
 
     @staticmethod
     def concat(sets: Sequence["ImageSet"]) -> "ImageSet":
-        """All samples of `sets`, in order; labels only if every set has them."""
+        """All samples of `sets`, in order; labels and captions only if every set has them."""
         labels = [s.labels for s in sets if s.labels is not None]
+        captions = [s.captions for s in sets if s.captions is not None]
         return ImageSet(
             images=torch.cat([s.images for s in sets]),
             ids=torch.cat([s.ids for s in sets]),
             keys=[key for s in sets for key in s.keys],
             labels=torch.cat(labels) if len(labels) == len(sets) else None,
+            captions=Captions.concat(captions) if len(captions) == len(sets) else None,
         )
 
 
@@ -84,11 +93,16 @@ def sample_id(sha256_hex: str) -> int:
 
 
 def load_shards(
-    paths: Sequence[Path], image_size: int, *, threads: int = DECODE_THREADS
+    paths: Sequence[Path],
+    image_size: int,
+    *,
+    context_length: int | None = None,
+    threads: int = DECODE_THREADS,
 ) -> ImageSet:
     """Decode every sample of WebDataset shards once, in shard order, to `image_size` pixels.
 
-    Images of another size are resized on their shorter side and centre-cropped.
+    Images of another size are resized on their shorter side and centre-cropped. `context_length`:
+    tokens of a caption, where captions are wanted; they are left out if any sample has none.
     Raises ShardError for a broken shard, ValueError when there is no sample.
     """
     samples = list(chain.from_iterable(iter_samples(path) for path in paths))
@@ -101,12 +115,22 @@ def load_shards(
     with ThreadPoolExecutor(threads) as pool:
         pixels = np.stack(list(pool.map(decode, samples)))
     labels = [sample.label for sample in samples if sample.label is not None]
+    texts = [sample.caption for sample in samples if sample.caption and sample.caption.strip()]
+    captioned = context_length is not None and len(texts) == len(samples)
     return ImageSet(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
         ids=torch.tensor([sample_id(sample.sha256) for sample in samples], dtype=torch.int64),
         keys=[sample.key for sample in samples],
         labels=torch.tensor(labels, dtype=torch.int64) if len(labels) == len(samples) else None,
+        captions=tokenise(texts, context_length) if captioned and context_length else None,
     )
+
+
+def load_for(spec: EncoderSpec, paths: Sequence[Path]) -> ImageSet:
+    """`load_shards` with the image size, and the captions, that encoders of `spec` take."""
+    objective = spec.objective
+    context = objective.context_length if isinstance(objective, CLIP) else None
+    return load_shards(paths, spec.image_size, context_length=context)
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.unlearning.catalog import Architecture
+from expunge.unlearning.catalog import Architecture, OpenClip
 
 STAGES = 4
 BLOCKS_PER_STAGE = 2
@@ -105,8 +105,12 @@ class CifarResNet18(nn.Module):
         return features
 
 
-def build_encoder(architecture: Architecture, *, bn_splits: int = 1) -> tuple[nn.Module, int]:
-    """A freshly initialised encoder and its feature dimension, from torch's global generator."""
+def build_encoder(
+    architecture: Architecture | OpenClip, *, bn_splits: int = 1
+) -> tuple[nn.Module, int]:
+    """A freshly initialised residual encoder and its feature dimension, from torch's generator."""
+    if isinstance(architecture, OpenClip):
+        raise TypeError("open_clip's towers are built by the CLIP framework")
     encoder: nn.Module
     if architecture.name == "resnet18_cifar":
         encoder = CifarResNet18(architecture.width, bn_splits)

@@ -14,19 +14,24 @@ from expunge.unlearning.catalog import EncoderSpec
 
 @dataclass(frozen=True)
 class Contrast:
-    """The parts of InfoNCE for a batch of B samples, float32.
+    """The parts of a framework's loss for a batch of B samples, float32.
 
-    alignment: (rows, B), s(x, x+)/T of each anchor with its positive; log_partition: (rows, B),
-    log sum exp(s(x, y)/T) over the positive and all negatives. SimCLR has two rows (each view is
-    an anchor once), MoCo one. third: (n,) plain cosine of the last n samples' first and third
-    views, or None without third views.
+    alignment: (rows, B), how well each anchor fits what it is paired with; log_partition: (rows, B),
+    what that is held against. For InfoNCE they are s(x, x+)/T and log sum exp(s(x, y)/T) over the
+    positive and all negatives; each framework's `contrast` says what they are there. SimCLR, CLIP
+    and BYOL have two rows (each side of a pair is an anchor once), the others one. third: (n,)
+    plain cosine of the last n samples' images with their own third view (CLIP: caption), or None.
     """
 
     alignment: Tensor
     log_partition: Tensor
     third: Tensor | None = None
 
-    def info_nce(self) -> Tensor:
+    def sample_losses(self) -> Tensor:
+        """(B,) the framework's own objective of each sample: mean over its rows."""
+        return (self.log_partition - self.alignment).mean(dim=0)
+
+    def mean_loss(self) -> Tensor:
         """The framework's own objective: scalar mean over rows and samples."""
         return (self.log_partition - self.alignment).mean()
 
@@ -37,6 +42,7 @@ class Learner(nn.Module, ABC):
     spec: EncoderSpec
     encoder: nn.Module
     projector: nn.Module
+    """The identity where the objective works on the encoder's outputs themselves."""
 
     def features(self, x: Tensor) -> Tensor:
         """(B, F) float32 encoder outputs of (B, 3, S, S) normalised images."""
@@ -60,14 +66,26 @@ class Learner(nn.Module, ABC):
     def contrast(
         self, first: Tensor, second: Tensor, second_ids: Tensor, third: Tensor | None = None
     ) -> Contrast:
-        """Contrast terms of (B, 3, S, S) first views with second views as positives.
+        """Contrast terms of (B, 3, S, S) first views with what each is paired with.
 
-        second_ids: (B,) int64 ids of the samples in `second`; third: (n, 3, S, S) third views of
-        the last n samples. May update what the framework keeps (MoCo's queue).
+        second: (B, 3, S, S) views, (B, L) int64 tokens of captions, or (B,) int64 labels, as the
+        specification's `pairing` says; second_ids: (B,) int64 ids of the samples it comes from;
+        third: the same kind as `second`, of the last n samples themselves. May update what the
+        framework keeps (MoCo's queue).
         """
 
-    def advance(self) -> None:
-        """Called once before each optimiser step."""
+    @property
+    def has_projector(self) -> bool:
+        """Whether the objective works on other outputs than the encoder's."""
+        return not isinstance(self.projector, nn.Identity)
+
+    @property
+    def contrasts_within_batch(self) -> bool:
+        """Whether a sample's negatives are its batch's other samples, so that one alone has none."""
+        return False
+
+    def advance(self, progress: float) -> None:
+        """Called once before each optimiser step, with the share of the run's steps already taken."""
 
     def purge(self, ids: Tensor) -> int:
         """Drop stored outputs of the samples with these (n,) int64 ids; return how many."""

@@ -17,6 +17,8 @@ from expunge.unlearning.frameworks.base import Contrast, Learner
 
 EMPTY = -1
 """Sample id of an empty slot of the queue."""
+RANDOM = -2
+"""Sample id of a slot that holds a random direction; used as a negative."""
 
 
 def info_nce_terms(
@@ -79,8 +81,9 @@ class MoCo(Learner):
         return Contrast(alignment, log_partition, cosine)
 
     @torch.no_grad()
-    def advance(self) -> None:
+    def advance(self, progress: float) -> None:
         """Move the key encoder towards the query encoder (before the forward pass, as released)."""
+        del progress
         pairs = chain(
             zip(self.key_encoder.parameters(), self.encoder.parameters(), strict=True),
             zip(self.key_projector.parameters(), self.projector.parameters(), strict=True),
@@ -95,6 +98,36 @@ class MoCo(Learner):
         self.queue[hit] = 0
         self.queue_ids[hit] = EMPTY
         return int(hit.sum())
+
+    @torch.no_grad()
+    def scramble_queue(self) -> None:
+        """Fill the queue with random directions of no sample, from torch's global generator.
+
+        As the code of arXiv 2406.03603 starts every run, its queue not being stored.
+        """
+        self.queue.copy_(nn.functional.normalize(torch.randn_like(self.queue), dim=1))
+        self.queue_ids.fill_(RANDOM)
+        self.queue_pointer.zero_()
+
+    @torch.no_grad()
+    def fill_queue(self, views: Tensor, ids: Tensor) -> None:
+        """Enqueue keys of (N, 3, S, S) views of the samples with (N,) int64 ids, oldest first.
+
+        Running statistics stay as they are: the key encoder runs in eval mode.
+        """
+        keys = (self.key_encoder, self.key_projector)
+        modes = [module.training for module in keys]
+        for module in keys:
+            module.eval()
+        self._enqueue(self._project_keys(views), ids)
+        for module, mode in zip(keys, modes, strict=True):
+            module.train(mode)
+
+    def empty_queue(self) -> None:
+        """Forget all keys."""
+        self.queue.zero_()
+        self.queue_ids.fill_(EMPTY)
+        self.queue_pointer.zero_()
 
     def _keys(self, views: Tensor) -> Tensor:
         if self.bn_splits == 1:

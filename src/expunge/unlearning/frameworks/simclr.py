@@ -42,6 +42,11 @@ class SimCLR(Learner):
             nn.Linear(hidden, objective.projector_dim),
         )
 
+    @property
+    def contrasts_within_batch(self) -> bool:
+        """Negatives are the views of the batch's other samples."""
+        return True
+
     def contrast(
         self, first: Tensor, second: Tensor, second_ids: Tensor, third: Tensor | None = None
     ) -> Contrast:

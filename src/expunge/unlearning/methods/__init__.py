@@ -8,7 +8,7 @@ from expunge.unlearning.catalog import (
     L1SparsityParams,
     NegGradParams,
     RetrainParams,
-    SgdParams,
+    RunParams,
     UnknownMethod,
 )
 from expunge.unlearning.methods.alignment_calibration import AlignmentCalibration
@@ -22,7 +22,7 @@ from expunge.unlearning.methods.retrain import Retrain
 __all__ = ["Batch", "SetSizes", "UnlearningMethod", "make_method", "own_objective"]
 
 
-def make_method(method: str, params: SgdParams) -> UnlearningMethod:
+def make_method(method: str, params: RunParams) -> UnlearningMethod:
     """The method with this id; raises UnknownMethod, or TypeError for another method's params."""
     match method, params:
         case "alignment_calibration", AlignmentCalibrationParams():

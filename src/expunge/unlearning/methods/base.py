@@ -65,4 +65,4 @@ class UnlearningMethod(ABC):
 
 def own_objective(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """The framework's own objective on the whole batch."""
-    return {"loss": learner.contrast(batch.first, batch.second, batch.second_ids).info_nce()}
+    return {"loss": learner.contrast(batch.first, batch.second, batch.second_ids).mean_loss()}

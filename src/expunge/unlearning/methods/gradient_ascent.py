@@ -11,13 +11,13 @@ from expunge.unlearning.methods.base import Batch, SetSizes, UnlearningMethod
 
 
 def ascent_losses(contrast: Contrast) -> dict[str, Tensor]:
-    """Minus InfoNCE over a batch of unlearn samples, so that descending on `loss` ascends.
+    """Minus the framework's objective over unlearn samples, so that descending on `loss` ascends.
 
     In SimCLR a sample's negatives are unlearn samples too, in MoCo whatever the queue holds: at
     first keys of retained samples, soon those of unlearn samples. Weight decay is the optimiser's
     and still shrinks the weights, as in the code of arXiv 2406.03603.
     """
-    unlearn_loss = contrast.info_nce()
+    unlearn_loss = contrast.mean_loss()
     return {"loss": -unlearn_loss, "unlearn": unlearn_loss}
 
 
@@ -31,7 +31,7 @@ class GradientAscent(UnlearningMethod):
         self.params = params
 
     def losses(self, learner: Learner, batch: Batch, sizes: SetSizes) -> dict[str, Tensor]:
-        """See `ascent_losses`; raises NoNegativesError for a single sample in SimCLR."""
-        if learner.spec.framework == "simclr" and sizes.unlearn == 1:
+        """See `ascent_losses`; raises NoNegativesError for a single sample that would have none."""
+        if learner.contrasts_within_batch and sizes.unlearn == 1:
             raise NoNegativesError("gradient_ascent")
         return ascent_losses(learner.contrast(batch.first, batch.second, batch.second_ids))

@@ -41,7 +41,7 @@ class L1Sparsity(UnlearningMethod):
     def losses(self, learner: Learner, batch: Batch, sizes: SetSizes) -> dict[str, Tensor]:
         """`retain + penalty_weight * l1_norm`; a momentum encoder has no trainable parameters."""
         del sizes
-        retain_loss = learner.contrast(batch.first, batch.second, batch.second_ids).info_nce()
+        retain_loss = learner.contrast(batch.first, batch.second, batch.second_ids).mean_loss()
         norm = l1_norm(learner.parameters())
         loss = retain_loss + penalty_weight(self.params, batch.epoch) * norm
         return {"loss": loss, "retain": retain_loss, "l1_norm": norm}

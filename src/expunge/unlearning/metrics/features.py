@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge.unlearning.data.augmentation import crop_and_flip
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix, uniforms
 from expunge.unlearning.data.views import Views, normalise
@@ -21,9 +22,6 @@ from expunge.unlearning.hardware import seeded
 from expunge.unlearning.metrics.alignment import self_alignment
 
 BATCH_IMAGES = 512
-CROP_PADDING = 4
-"""Black pixels on each side before a random crop to the old size, the usual CIFAR augmentation."""
-FLIP_PROBABILITY = 0.5
 
 
 @contextmanager
@@ -81,21 +79,3 @@ def view_alignment(
             total = total + F.normalize(learner.features(make(batch, ids, view)), dim=1).double()
         parts.append(self_alignment(total.cpu().numpy(), views))
     return np.concatenate(parts)
-
-
-def crop_and_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """(B, 3, S, S) uint8 to the same: padded by four, cropped back, flipped with probability 0.5.
-
-    draws: (B, 3) uniforms in [0, 1) for the crop's top and left and for the flip.
-    """
-    size = images.shape[-1]
-    padded = F.pad(images, [CROP_PADDING] * 4)
-    pixels = torch.arange(size, device=images.device)
-    top, left = (draws[:, :2] * (2 * CROP_PADDING + 1)).long().unbind(dim=1)
-    flipped = (draws[:, 2] < FLIP_PROBABILITY).view(-1, 1)
-    rows = top.view(-1, 1) + pixels
-    columns = left.view(-1, 1) + torch.where(flipped, pixels.flip(0), pixels)
-    sample = torch.arange(len(images), device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
-    cropped: Tensor = padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    return cropped
