@@ -213,7 +213,8 @@ def _problems(index: int, positions: Mapping[str, int], error: ValidationError) 
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def _rates(low: float, high: float) -> dict[str, Range]:
