@@ -150,7 +150,7 @@ def test_every_number_carries_samples_and_seed_and_turns_into_json(
 ) -> None:
     report = json.loads(json.dumps(evaluate(learner, *sets, views=2, seed=11).to_dict()))
     measures = list(measures_in(report))
-    assert len(measures) == 4 + 5 + 4 + 6
+    assert len(measures) == 5 + 5 + 5 + 6
     assert all(each["seed"] == 11 and each["n"] > 0 for each in measures)
     assert report["sizes"] == {"retain": 30, "forget": 9, "test": 12}
     assert (report["protocol"], report["views"], report["probe_augmented"]) == (
@@ -159,6 +159,21 @@ def test_every_number_carries_samples_and_seed_and_turns_into_json(
         False,
     )
     assert "scores" not in report
+
+
+def test_the_columns_are_means_of_what_their_samples_add(learner: Learner, sets: Sets) -> None:
+    result = evaluate(learner, *sets, views=2)
+    table, outcomes = result.table(), result.outcomes()
+    assert list(table) == ["emia", "ra", "ta", "ua", "cmia"]
+    assert set(outcomes) == {*table, "emia_specificity", "cmia_specificity"}
+    for column, measure in table.items():
+        values = outcomes[column].values.tolist()
+        assert len(values) == measure.n == result.sizes[outcomes[column].counted]
+        assert measure.value == pytest.approx(100 * sum(values) / len(values))
+    threshold = result.emia.threshold
+    judged = [score < threshold for score in result.scores["test"].alignment]
+    assert outcomes["emia_specificity"].values.tolist() == judged
+    assert result.emia.specificity.value == pytest.approx(100 * sum(judged) / 12)
 
 
 def measures_in(report: object) -> list[dict[str, float]]:
@@ -173,6 +188,8 @@ def test_without_labels_only_what_needs_none_is_measured(learner: Learner, sets:
     retain, forget, test = sets
     result = evaluate(learner, retain, replace(forget, labels=None), test, views=2)
     assert result.classification is None
+    assert list(result.table()) == ["emia"]
+    assert set(result.outcomes()) == {"emia", "emia_specificity"}
     assert result.scores["test"].confidence is None
     assert result.emia.efficacy.n == 9
 

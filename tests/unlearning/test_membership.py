@@ -172,6 +172,10 @@ def test_the_confidence_attack_equals_a_machine_fitted_on_every_sample(
     assert attack.efficacy.value == pytest.approx(spared)
     assert attack.accuracy.value == pytest.approx(right)
     assert attack.threshold is None
+    judged = [machine.predict([[score]])[0] == 0 for score in others]
+    assert attack.rejected.tolist() == judged
+    assert attack.specificity.value == pytest.approx(100 * sum(judged) / 80)
+    assert attack.specificity.n == 80
 
 
 def test_the_rounded_attack_equals_a_machine_fitted_on_every_rounded_sample() -> None:

@@ -25,7 +25,7 @@ from expunge.unlearning.metrics.features import (
     plain_features,
     view_alignment,
 )
-from expunge.unlearning.metrics.measure import Measure, mean_of, percentage
+from expunge.unlearning.metrics.measure import PERCENT, Measure, mean_of, percentage
 from expunge.unlearning.metrics.membership import Attack, confidence_attack, encoder_attack
 from expunge.unlearning.metrics.neighbours import (
     MAX_PAIR_SAMPLES,
@@ -39,8 +39,11 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 SetName = Literal["retain", "forget", "test"]
 SETS: tuple[SetName, ...] = ("retain", "forget", "test")
+Counted = Literal["retain", "forget", "test", "fitted_test"]
+"""Samples a number is counted over: a set, or the test samples that the attacks are fitted on."""
 Protocol = Literal["corrected", "released"]
 
+_ACCURACIES: dict[str, SetName] = {"ra": "retain", "ta": "test", "ua": "forget"}
 VIEWS = 10
 MIN_VIEWS = 2
 _MEMBERS, _PAIRS, _PROBE = range(3)
@@ -60,6 +63,17 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What each sample adds to a number that is a mean over samples."""
+
+    counted: Counted
+    values: NDArray[np.bool_] | Array
+    """(n,) in the set's order."""
+    unit: float
+    """The number is the mean of the values times this; 100 for percentages."""
+
+
+@dataclass(frozen=True)
 class Classification:
     """What can be read of the classes, in percent; only of labelled sets."""
 
@@ -71,6 +85,8 @@ class Classification:
     """20 nearest retained samples, weighted by similarity."""
     knn_forget: Measure
     cmia: Attack
+    right: dict[SetName, NDArray[np.bool_]] = field(repr=False, compare=False)
+    """(n,) of each whole set: whether the probe names the sample's class."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +108,40 @@ class Evaluation:
     scores: dict[SetName, Scores] = field(repr=False)
     """Of all unlearn samples, and of the retained and test samples that the attacks are fitted on."""
 
+    def table(self) -> dict[str, Measure]:
+        """The columns that gaps are averaged over: EMIA, RA, TA, UA, CMIA; EMIA without labels."""
+        columns = {"emia": self.emia.efficacy}
+        labelled = self.classification
+        if labelled is not None:
+            columns |= {"ra": labelled.ra, "ta": labelled.ta, "ua": labelled.ua}
+            columns["cmia"] = labelled.cmia.efficacy
+        return columns
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Per sample, the columns of `table` and the attacks' specificities, by column id."""
+        found = {
+            "emia": Outcome("forget", self.emia.spared, PERCENT),
+            "emia_specificity": Outcome("fitted_test", self.emia.rejected, PERCENT),
+        }
+        labelled = self.classification
+        if labelled is not None:
+            for column, name in _ACCURACIES.items():
+                found[column] = Outcome(name, labelled.right[name], PERCENT)
+            found["cmia"] = Outcome("forget", labelled.cmia.spared, PERCENT)
+            found["cmia_specificity"] = Outcome("fitted_test", labelled.cmia.rejected, PERCENT)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-sample scores, ready for JSON."""
+        """Everything but what is kept per sample, ready for JSON."""
         report = asdict(self)
         del report["scores"]
+        labelled = report["classification"]
+        attacks = [report["emia"]]
+        if labelled is not None:
+            del labelled["right"]
+            attacks.append(labelled["cmia"])
+        for attack in attacks:
+            del attack["spared"], attack["rejected"]
         return report
 
 
@@ -238,6 +284,7 @@ def _classify(
             seed=seed,
             exact=protocol == "released",
         ),
+        right={name: (predicted[name] == labels[name]).cpu().numpy() for name in SETS},
     ), confidence
 
 

@@ -3,7 +3,7 @@
 Works on one score per sample; never runs an encoder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor
 from typing import Literal
 
@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 from expunge.unlearning.metrics.measure import CONFIDENCE, Measure, normal_quantile, percentage
 
 Array = NDArray[np.float64]
+Judgement = NDArray[np.bool_]
 Search = Literal["sorted", "grid500"]
 
 GRID_BINS = 500
@@ -36,12 +37,19 @@ class Attack:
     """Percent of U judged non-member. The target is Retrain's value, not 100."""
     accuracy: Measure
     """Percent right over the members and non-members it was fitted on, so slightly flattering."""
+    specificity: Measure
+    """Percent of the non-members it was fitted on judged non-member: what the efficacy would be if
+    U looked like samples never trained on."""
     auc: Measure
     """Share of (member, non-member) pairs in which the member scores higher; ties count half."""
     tpr_at_1_percent_fpr: Measure
     """Percent of members found where at most 1 % of the non-members are taken for members."""
     threshold: float | None
     """Scores from here on are judged member; None for CMIA, whose rule need not be a threshold."""
+    spared: Judgement = field(repr=False, compare=False)
+    """(U,) whether each unlearn sample is judged non-member."""
+    rejected: Judgement = field(repr=False, compare=False)
+    """(O,) whether each non-member is judged non-member."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +133,9 @@ def encoder_attack(
         members,
         others,
         seed=seed,
-        right=int((members >= threshold).sum() + (others < threshold).sum()),
-        efficacy=percentage(int((unlearned < threshold).sum()), len(unlearned), seed=seed),
+        found=int((members >= threshold).sum()),
+        spared=unlearned < threshold,
+        rejected=others < threshold,
         threshold=threshold,
     )
 
@@ -145,16 +154,16 @@ def confidence_attack(
     _check(members, others, unlearned)
     machine = _fit(members, others) if exact else _fit_rounded(members, others)
 
-    def judged_member(scores: Array) -> int:
-        return int(machine.predict(scores[:, None]).sum())
+    def judged_member(scores: Array) -> Judgement:
+        return np.asarray(machine.predict(scores[:, None]), dtype=np.bool_)
 
-    spared = len(unlearned) - judged_member(unlearned)
     return _attack(
         members,
         others,
         seed=seed,
-        right=judged_member(members) + len(others) - judged_member(others),
-        efficacy=percentage(spared, len(unlearned), seed=seed),
+        found=int(judged_member(members).sum()),
+        spared=~judged_member(unlearned),
+        rejected=~judged_member(others),
         threshold=None,
     )
 
@@ -179,17 +188,21 @@ def _attack(
     others: Array,
     *,
     seed: int,
-    right: int,
-    efficacy: Measure,
+    found: int,
+    spared: Judgement,
+    rejected: Judgement,
     threshold: float | None,
 ) -> Attack:
-    n = len(members) + len(others)
+    right = found + int(rejected.sum())
     return Attack(
-        efficacy=efficacy,
-        accuracy=percentage(right, n, seed=seed),
+        efficacy=percentage(int(spared.sum()), len(spared), seed=seed),
+        accuracy=percentage(right, len(members) + len(others), seed=seed),
+        specificity=percentage(int(rejected.sum()), len(others), seed=seed),
         auc=area_under_curve(members, others, seed=seed),
         tpr_at_1_percent_fpr=percentage(members_found(members, others), len(members), seed=seed),
         threshold=threshold,
+        spared=spared,
+        rejected=rejected,
     )
 
 
