@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from expunge.unlearning.audit_report import (
-    LEVELS,
     AuditReport,
     Contrast,
     Difference,
@@ -29,7 +28,6 @@ from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
-from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.metrics.alignment import alignment_matrix, off_diagonal, self_alignment
 from expunge.unlearning.metrics.bootstrap import (
@@ -38,11 +36,12 @@ from expunge.unlearning.metrics.bootstrap import (
     resampled_pair_means,
     resampling_weights,
 )
+from expunge.unlearning.metrics.features import measuring
 
 Array = NDArray[np.float64]
 
-LOOKS = 4
-"""Two statistics at two levels: the verdict divides its error rate among them (Bonferroni)."""
+LOOKS_PER_LEVEL = 2
+"""Statistics looked at per level: the verdict divides its error rate among all (Bonferroni)."""
 MIN_SAMPLES = 8
 """Own and control samples below which no verdict is given: percentile intervals are too narrow."""
 MAX_PAIR_SAMPLES = 2048
@@ -67,7 +66,8 @@ def audit(
     """Compare two encoders of one specification on an owner's samples and on control samples.
 
     Each image gets `views` training-style views, the same for both encoders, depending on `seed`
-    and the image alone. Estimators, per level (encoder features; projector outputs):
+    and the image alone. Estimators, per level (encoder features; projector outputs, where the
+    framework has a projector):
 
     - alignment matrix: mean cosine over pairs of different views (`alignment_matrix`);
     - forgetting score (eq. 2): its diagonal before minus after, per sample and on average;
@@ -76,8 +76,8 @@ def audit(
     - intervals: percentile bootstrap over samples (not pairs), conditional on both encoders;
     - contrast: own minus control, own and control resampled independently.
 
-    The verdict is `change_detected` if any of the four contrasts' intervals, at a confidence
-    adjusted for four looks, excludes zero. It says that the encoder moved the own samples in
+    The verdict is `change_detected` if any of the contrasts' intervals, two per level, at a
+    confidence adjusted for so many looks, excludes zero. It says that the encoder moved the own samples in
     another way than the control, not that they are forgotten.
 
     Raises ValueError for an empty own set, fewer than two views, or differing specifications.
@@ -93,7 +93,9 @@ def audit(
         for name, images in sets.items()
     }
     n_control = len(control) if control else 0
-    levels = {level: _level(level, changes, own.keys, confidence) for level in LEVELS}
+    levels = {
+        level: _level(level, changes, own.keys, confidence) for level in changes["own"].before
+    }
     shown = np.sort(rng.permutation(len(changes["own"].chosen))[:matrix_size])
     return AuditReport(
         levels=levels,
@@ -103,7 +105,7 @@ def audit(
         seed=seed,
         confidence=confidence,
         verdict=_verdict(levels, len(own), n_control, confidence),
-        matrices={level: _shown(changes["own"], level, shown) for level in LEVELS},
+        matrices={level: _shown(changes["own"], level, shown) for level in levels},
         matrix_keys=[own.keys[i] for i in changes["own"].chosen[shown]],
     )
 
@@ -184,7 +186,6 @@ def _shown(change: _Change, level: Level, index: NDArray[np.int64]) -> dict[str,
     return {name: matrix.astype(np.float32) for name, matrix in matrices.items()}
 
 
-@torch.no_grad()
 def _alignments(
     learner: Learner, images: ImageSet, chosen: NDArray[np.int64], protocol: _Protocol
 ) -> dict[Level, _Alignments]:
@@ -192,23 +193,18 @@ def _alignments(
     target = resolve_device(protocol.device)
     spec = learner.spec
     make = Views(spec.image_size, spec.mean, spec.std, seed=protocol.seed)
-    was_training, home = learner.training, next(learner.parameters()).device
-    learner.to(target).eval()
-    lay_out(learner, bn_splits=learner.bn_splits)
     sums: dict[Level, Array] = {}
-    kept: dict[Level, list[Array]] = {level: [] for level in LEVELS}
-    try:
+    kept: dict[Level, list[Array]] = {}
+    with measuring(learner, target):
         for view in range(protocol.views):
             for level, outputs in _outputs(learner, images, make, view, target).items():
                 sums[level] = sums[level] + outputs if level in sums else outputs
-                kept[level].append(outputs[chosen])
-    finally:
-        learner.to(home).train(was_training)
+                kept.setdefault(level, []).append(outputs[chosen])
     return {
         level: _Alignments(
-            self_alignment(sums[level], protocol.views), alignment_matrix(np.stack(kept[level]))
+            self_alignment(sums[level], protocol.views), alignment_matrix(np.stack(views))
         )
-        for level in LEVELS
+        for level, views in kept.items()
     }
 
 
@@ -216,14 +212,18 @@ def _outputs(
     learner: Learner, images: ImageSet, make: Views, view: int, device: torch.device
 ) -> dict[Level, Array]:
     """(N, D) L2-normalised outputs of one view, per level."""
-    parts: dict[Level, list[torch.Tensor]] = {level: [] for level in LEVELS}
+    parts: dict[Level, list[torch.Tensor]] = {}
     for start in range(0, len(images), BATCH_IMAGES):
         rows = slice(start, start + BATCH_IMAGES)
         chunk, ids = images.images[rows].to(device), images.ids[rows].to(device)
         features = learner.features(make(chunk, ids, view))
-        parts["encoder"].append(F.normalize(features, dim=1))
-        parts["projector"].append(learner.project(features))
-    return {level: torch.cat(parts[level]).cpu().numpy().astype(np.float64) for level in LEVELS}
+        parts.setdefault("encoder", []).append(F.normalize(features, dim=1))
+        if learner.has_projector:
+            parts.setdefault("projector", []).append(learner.project(features))
+    return {
+        level: torch.cat(outputs).cpu().numpy().astype(np.float64)
+        for level, outputs in parts.items()
+    }
 
 
 def _level(
@@ -269,23 +269,28 @@ def _contrast(level: Level, changes: dict[str, _Change], confidence: float) -> C
         return None
     scores = {name: change.scores(level) for name, change in changes.items()}
     negative = {name: change.negative(level) for name, change in changes.items()}
+    looks = LOOKS_PER_LEVEL * len(changes["own"].before)
     return Contrast(
         forgetting_score=_difference(
             {n: float(s.mean()) for n, s in scores.items()},
             {n: resampled_means(s, changes[n].weights) for n, s in scores.items()},
             confidence,
+            looks,
         ),
         negative_alignment_change=_difference(
             {n: float(off_diagonal(m).mean()) for n, m in negative.items()},
             {n: resampled_pair_means(m, changes[n].pair_weights) for n, m in negative.items()},
             confidence,
+            looks,
         ),
     )
 
 
-def _difference(means: dict[str, float], draws: dict[str, Array], confidence: float) -> Difference:
+def _difference(
+    means: dict[str, float], draws: dict[str, Array], confidence: float, looks: int
+) -> Difference:
     drawn = draws["own"] - draws["control"]
-    adjusted = 1 - (1 - confidence) / LOOKS
+    adjusted = 1 - (1 - confidence) / looks
     return Difference(
         difference=means["own"] - means["control"],
         interval=list(percentile_interval(drawn, confidence)),
@@ -310,7 +315,7 @@ def _verdict(
         )
     found = list(_findings(levels))
     basis = f"({n_own} own against {n_control} control samples, {confidence:.0%} confidence over "
-    basis += f"{LOOKS} looks)"
+    basis += f"{LOOKS_PER_LEVEL * len(levels)} looks)"
     if not found:
         return Verdict(
             "no_change_detected",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Level = Literal["encoder", "projector"]
-LEVELS: tuple[Level, ...] = ("encoder", "projector")
+
 
 VerdictCode = Literal["change_detected", "no_change_detected", "no_control", "too_few_samples"]
 Matrix = NDArray[np.float32]

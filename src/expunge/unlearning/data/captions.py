@@ -35,6 +35,13 @@ class Captions:
         chosen = (uniform * self.count[index]).long()
         return self.tokens[self.first[index] + chosen]
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """(K,) rows of all captions of these samples, in order, and (K,) the sample each is of."""
+        owner = torch.repeat_interleave(torch.arange(len(self)), self.count.cpu())
+        ends = self.count.cpu().cumsum(0)
+        rank = torch.arange(len(owner)) - (ends - self.count.cpu())[owner]
+        return self.first.cpu()[owner] + rank, owner
+
     @staticmethod
     def concat(parts: Sequence["Captions"]) -> "Captions":
         """All samples of `parts`, in order."""
