@@ -20,11 +20,11 @@ from sqlalchemy import Engine, select
 from expunge.api.app import create_app
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
-from expunge.registry import datasets, jobs, models, parties
+from expunge.registry import comparisons, datasets, jobs, models, parties
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore, open_store, put_bytes
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Job, Party, Request, Role
+from expunge.registry.tables import Comparison, Job, Party, Request, Role
 from expunge.registry.transitions import move
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
@@ -37,6 +37,8 @@ ENCODER = {
     "image_size": 16,
 }
 MAX_SHARD_BYTES = 2**20
+FILES = ("table.json", "table.csv", "table.md", "chart.png", "samples.csv")
+"""What a finished comparison offers."""
 
 _numbers = itertools.count()
 
@@ -303,6 +305,17 @@ class Past:
         lease = self.claimed(self.job_of(request_id))
         with self.sessions.begin() as session:
             models.record_unlearned(session, lease, self.weights(), {"seconds": 2.5})
+
+    def compared(self, comparison_id: str, **result: Any) -> None:
+        """Complete the comparison with this result and a file of each name."""
+        with self.sessions() as session:
+            lease = self.claimed(session.get_one(Comparison, comparison_id).job_id)
+        files = {
+            name: put_bytes(self.store, f"{name} of {comparison_id}".encode(), self.folder)
+            for name in FILES
+        }
+        with self.sessions.begin() as session:
+            comparisons.record(session, lease, result, files)
 
 
 @pytest.fixture(scope="module")

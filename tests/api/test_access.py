@@ -52,6 +52,12 @@ ALLOWED = {
     "list_audits": OWNERS,
     "show_audit": OWNERS,
     "download_matrix": OWNERS,
+    "create_comparison": MODEL_OWNER,
+    "list_comparisons": MODEL_OWNER,
+    "show_comparison": MODEL_OWNER,
+    "download_table": MODEL_OWNER,
+    "download_chart": MODEL_OWNER,
+    "download_scores": MODEL_OWNER,
 }
 PREFIXES = {
     "party": "pty",
@@ -62,10 +68,12 @@ PREFIXES = {
     "request": "req",
     "job": "job",
     "audit": "aud",
+    "comparison": "cmp",
 }
 PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items()} | {
     "{name}": "a.tar",
     "{which}": "gap",
+    "table.{suffix}": "table.md",
     "{suffix}": "png",
 }
 BODIES = {
@@ -78,6 +86,11 @@ BODIES = {
     "start_pretraining": {"dataset_ids": [f"dst_{HEX}"]},
     "create_request": {"model_id": f"mdl_{HEX}", "dataset_ids": [f"dst_{HEX}"]},
     "create_audit": {"request_id": f"req_{HEX}"},
+    "create_comparison": {
+        "model_id": f"mdl_{HEX}",
+        "dataset_ids": [f"dst_{HEX}"],
+        "methods": [{"method": "fine_tune"}],
+    },
 }
 DIGEST = {"Content-Digest": "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"}
 
@@ -185,11 +198,24 @@ class Estate:
         self.job = past.job_of(self.request)
         past.unlearned(self.request)
         self.audit = str(data_owner.post("/audit", {"request_id": self.request}).json()["id"])
+        self.comparison = self._compared(past, model_owner)
+
+    def _compared(self, past: Past, model_owner: User) -> str:
+        more = [past.sealed(model_owner) for _ in range(2)]
+        model = model_owner.model(control_dataset_id=past.sealed(model_owner))
+        past.trained(model_owner, model, more)
+        answer = model_owner.post(
+            "/comparisons",
+            {"model_id": model, "dataset_ids": more[:1], "methods": [{"method": "fine_tune"}]},
+        )
+        comparison_id = str(answer.json()["id"])
+        past.compared(comparison_id)
+        return comparison_id
 
     def places(self) -> dict[str, str]:
         return {
             f"{{{kind}_id}}": getattr(self, kind)
-            for kind in ("dataset", "model", "checkpoint", "request", "job", "audit")
+            for kind in ("dataset", "model", "checkpoint", "request", "job", "audit", "comparison")
         }
 
 
@@ -217,7 +243,17 @@ def test_the_owner_finds_it(data_owner: User, estate: Estate, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["show_checkpoint", "show_job", "list_checkpoints", "show_request"]
+    "name",
+    [
+        "show_checkpoint",
+        "show_job",
+        "list_checkpoints",
+        "show_request",
+        "show_comparison",
+        "download_table",
+        "download_chart",
+        "download_scores",
+    ],
 )
 def test_the_model_owner_finds_it(model_owner: User, estate: Estate, name: str) -> None:
     assert call(model_owner.http, name, estate.places()).status_code == 200

@@ -197,7 +197,7 @@ def header_only(good: Path, target: Path) -> Path:
 
 
 def other_width(good: Path, target: Path) -> Path:
-    return weights_file(target, ENCODER | {"architecture": {"width": 8}})
+    return weights_file(target, ENCODER | {"architecture": {"name": "resnet18_cifar", "width": 8}})
 
 
 def other_framework(good: Path, target: Path) -> Path:

@@ -64,9 +64,12 @@ def test_methods_are_listed_with_bounds_and_defaults(anonymous: httpx.Client) ->
     items = anonymous.get("/methods").json()["items"]
     assert [each["id"] for each in items] == list(METHODS)
     first = items[0]
-    assert first.keys() == {"id", "title", "summary", "source", "frameworks", "parameters"}
+    assert first.keys() == {
+        "id", "title", "summary", "source", "frameworks", "parameters", "defaults",
+    }  # fmt: skip
     beta = first["parameters"]["properties"]["beta"]
     assert (beta["minimum"], beta["maximum"], beta["default"]) == (0, 100, 8.0)
+    assert first["defaults"]["clip"]["beta"] == METHODS[first["id"]].defaults["clip"]["beta"]
 
 
 def test_a_running_service_is_healthy_and_ready(anonymous: httpx.Client) -> None:

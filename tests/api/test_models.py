@@ -47,8 +47,11 @@ class TestModels:
         ("encoder", "pointer"),
         [
             (ENCODER | {"image_size": 8}, "/encoder/image_size"),
-            (ENCODER | {"architecture": {"name": "resnet50", "width": 8}}, "/encoder/architecture"),
-            (ENCODER | {"objective": {"framework": "byol"}}, "/encoder/objective"),
+            (
+                ENCODER | {"architecture": {"name": "resnet50", "width": 8}},
+                "/encoder/architecture/resnet50",
+            ),
+            (ENCODER | {"objective": {"framework": "barlow"}}, "/encoder/objective"),
             (ENCODER | {"std": [0, 1, 1]}, "/encoder"),
             (ENCODER | {"depth": 3}, "/encoder/depth"),
         ],

@@ -9,13 +9,35 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError
 from tests.conftest import execute, text_of
 
 from expunge.registry.database import connect
 from expunge.registry.migration import configuration, is_current, migrate
 from expunge.registry.tables import Table
+
+COMPARE_JOB = """
+INSERT INTO jobs (id, kind, state, params, attempt) VALUES ('j2', 'compare', 'queued', '{}', 0);
+"""
+ROWS = (
+    """
+INSERT INTO parties (id, name, role) VALUES ('p', 'p', 'model_owner');
+INSERT INTO models (id, owner_id, name, encoder, policy) VALUES ('m', 'p', 'm', '{}', '{}');
+INSERT INTO jobs (id, kind, state, params, attempt) VALUES ('j1', 'pretrain', 'queued', '{}', 0);
+INSERT INTO checkpoints (id, model_id, state, digest, object_key, bytes, release_digest, release_key)
+    VALUES ('c', 'm', 'ready', '', '', 1, '', '');
+INSERT INTO idempotency_keys
+    VALUES ('p', 'for a request', '', 'req_1'), ('p', 'for a comparison', '', 'cmp_1');
+"""
+    + COMPARE_JOB
+    + """
+INSERT INTO comparisons (id, owner_id, model_id, job_id, checkpoint_id, settings)
+    VALUES ('cmp_1', 'p', 'm', 'j2', 'c', '{}');
+"""
+)
+"""A model with a comparison, and a job and a key that have nothing to do with it."""
 
 
 @pytest.fixture
@@ -45,6 +67,21 @@ def test_down_and_up_again(empty: Engine) -> None:
     command.downgrade(configuration(url_of(empty)), "base")
     assert not is_current(empty)
     assert inspect(empty).get_table_names() == ["alembic_version"]
+    migrate(url_of(empty))
+    assert is_current(empty)
+
+
+def test_going_back_before_comparisons_loses_them_and_nothing_else(empty: Engine) -> None:
+    migrate(url_of(empty))
+    with empty.begin() as connection:
+        connection.exec_driver_sql(ROWS)
+    command.downgrade(configuration(url_of(empty)), "0001")
+    with empty.connect() as connection:
+        kinds = connection.execute(text("SELECT kind FROM jobs")).scalars().all()
+        keys = connection.execute(text("SELECT key FROM idempotency_keys")).scalars().all()
+    assert (kinds, keys) == (["pretrain"], ["for a request"])
+    with empty.begin() as connection, pytest.raises(IntegrityError, match="ck_jobs_kind"):
+        connection.exec_driver_sql(COMPARE_JOB)
     migrate(url_of(empty))
     assert is_current(empty)
 

@@ -11,6 +11,7 @@ from expunge.api.auth import authenticated
 from expunge.api.routes import (
     audits,
     checkpoints,
+    comparisons,
     datasets,
     health,
     jobs,
@@ -40,6 +41,7 @@ KEYED = (
     requests.router,
     jobs.router,
     audits.router,
+    comparisons.router,
 )
 
 

@@ -17,7 +17,8 @@ DESCRIPTION = """\
 Machine unlearning as a service for contrastive encoders.
 
 **Data owners** upload data sets, let a model owner train on them, ask a model to forget them and
-audit what happened. **Model owners** train models and follow the jobs that make them forget.
+audit what happened. **Model owners** train models, follow the jobs that make them forget, and
+compare the methods for it.
 **Operators** give out keys.
 
 Every call but health, methods and this description needs `Authorization: Bearer xpk_…`. Errors are
@@ -35,6 +36,10 @@ TAGS = [
     {"name": "requests", "description": "Removal requests and their progress."},
     {"name": "jobs", "description": "Training runs of a model owner's models."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},
+    {
+        "name": "comparisons",
+        "description": "Which method to use: measured side by side, white box.",
+    },
 ]
 ASSETS = "/docs/assets"
 

@@ -16,6 +16,7 @@ class Prefix(StrEnum):
     REQUEST = "req"
     JOB = "job"
     AUDIT = "aud"
+    COMPARISON = "cmp"
 
 
 def new_id(prefix: Prefix) -> str:

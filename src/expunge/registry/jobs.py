@@ -14,7 +14,15 @@ from expunge.registry import lineage, log
 from expunge.registry.database import Sessions
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import CheckpointState, DatasetState, JobState, RequestState
-from expunge.registry.tables import TRAINING_KINDS, Checkpoint, Dataset, Job, JobKind, Model
+from expunge.registry.tables import (
+    MODEL_OWNER_KINDS,
+    TRAINING_KINDS,
+    Checkpoint,
+    Dataset,
+    Job,
+    JobKind,
+    Model,
+)
 from expunge.registry.transitions import LeaseLost, move, move_leased
 
 WAKE_CHANNEL = "expunge_jobs"
@@ -216,8 +224,8 @@ def succeed(session: Session, lease: Lease, **values: Any) -> Job:
 def fail(session: Session, lease: Lease, reason: str, *, detail: str = "") -> Job:
     """End the job for good with its reason; what waits for it (requests, data set, upload) learns of it.
 
-    `detail` may name what other parties own: it is added to the reason of training jobs only,
-    which the model's owner alone can see.
+    `detail` may name what other parties own: it is added to the reason of jobs only that the
+    model's owner alone can see.
 
     Raises:
         LeaseLost: the job was given away.
@@ -228,7 +236,7 @@ def fail(session: Session, lease: Lease, reason: str, *, detail: str = "") -> Jo
         job,
         JobState.FAILED,
         token=lease.token,
-        reason=f"{reason}: {detail}" if detail and job.kind in TRAINING_KINDS else reason,
+        reason=f"{reason}: {detail}" if detail and job.kind in MODEL_OWNER_KINDS else reason,
         finished_at=func.now(),
         lease_token=None,
         lease_expires_at=None,

@@ -1,32 +1,27 @@
 """Removal requests: what may be asked, and how requests become jobs. Never runs one."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, jobs, lifecycles, log, models, visibility
-from expunge.registry.errors import (
-    AlreadyForgotten,
-    Conflict,
-    IdempotencyConflict,
-    Invalid,
-    InvalidParameters,
-    NotFound,
-    NotInTrainingData,
-    UnknownMethod,
+from expunge.registry import (
+    datasets,
+    idempotency,
+    jobs,
+    lifecycles,
+    log,
+    models,
+    parameters,
+    visibility,
 )
+from expunge.registry.errors import AlreadyForgotten, Conflict, NotFound, NotInTrainingData
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import JobState, RequestState
 from expunge.registry.tables import (
     Checkpoint,
     Dataset,
-    IdempotencyKey,
     Job,
     JobKind,
     Model,
@@ -63,7 +58,7 @@ def create(
     request_id = new_id(Prefix.REQUEST)
     if idempotency_key is not None:
         content = [model_id, sorted(dataset_ids), method, params]
-        earlier = _remember_key(session, owner, idempotency_key, content, request_id)
+        earlier = idempotency.remember(session, owner, idempotency_key, content, request_id)
         if earlier is not None:
             return session.get_one(Request, earlier)
     models.check_distinct(dataset_ids)
@@ -71,7 +66,8 @@ def create(
     datasets.require_sealed(own)
     model = visibility.one(session, visibility.models(owner), model_id)
     session.refresh(model, with_for_update=True)
-    parsed = parse_params(method, catalog.EncoderSpec.model_validate(model.encoder), params)
+    framework = catalog.EncoderSpec.model_validate(model.encoder).framework
+    parsed = parameters.complete(method, framework, params)
     _check_forgettable(session, model, dataset_ids)
     request = Request(
         id=request_id,
@@ -98,55 +94,6 @@ def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) ->
     if missing := sorted(set(dataset_ids) - {row.id for row in rows}):
         raise NotFound.of("data set", missing)
     return list(rows)
-
-
-def parse_params(
-    method: str, encoder: catalog.EncoderSpec, params: dict[str, Any]
-) -> dict[str, Any]:
-    """A method's parameters, completed with defaults.
-
-    Raises:
-        UnknownMethod: with the allowed ids.
-        Invalid: the method is not defined for the model's framework.
-        InvalidParameters: with pointer, message and bounds of each wrong parameter.
-    """
-    try:
-        parsed = catalog.parse_params(method, encoder.framework, params)
-    except catalog.UnknownMethod as error:
-        raise UnknownMethod(str(error), allowed=sorted(catalog.METHODS)) from error
-    except catalog.MethodNotForFramework as error:
-        raise Invalid(str(error), framework=encoder.framework) from error
-    except ValidationError as error:
-        raise InvalidParameters(
-            "; ".join(_describe(each) for each in error.errors()),
-            errors=[
-                {
-                    "pointer": "/params/" + "/".join(map(str, each["loc"])),
-                    "message": each["msg"],
-                    "allowed": _allowed(method, each["loc"]),
-                }
-                for each in error.errors()
-            ],
-        ) from error
-    return parsed.model_dump(mode="json")
-
-
-def _describe(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc'])) or 'params'}: {error['msg']}"
-
-
-def _allowed(method: str, location: tuple[int | str, ...]) -> dict[str, Any] | list[str]:
-    """Bounds of the parameter at fault, or the names of all parameters if there is none of that name."""
-    properties = catalog.METHODS[method].params.model_json_schema()["properties"]
-    if not location or location[0] not in properties:
-        return sorted(properties)
-    described = properties[location[0]]
-    return {
-        name: value
-        for name, value in described.items()
-        if name
-        in ("type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "default")
-    }
 
 
 def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str]) -> None:
@@ -212,28 +159,3 @@ def _new_batch(session: Session, model: Model, request: Request) -> Job:
 
 def _job_params(request: Request) -> dict[str, Any]:
     return {"method": request.method, "params": request.params, "seed": 0}
-
-
-def _remember_key(
-    session: Session, owner: Party, key: str, content: Any, request_id: str
-) -> str | None:
-    """Bind an Idempotency-Key to a new request; the earlier request's id if the call was made before.
-
-    Runs in the transaction that creates the request, so that concurrent duplicates make one: the
-    second insert waits for the first transaction and then finds its row.
-    """
-    body_sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    fresh = session.execute(
-        insert(IdempotencyKey)
-        .values(party_id=owner.id, key=key, body_sha256=body_sha256, resource_id=request_id)
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKey.key)
-    ).scalar_one_or_none()
-    if fresh is not None:
-        return None
-    known = session.get_one(IdempotencyKey, (owner.id, key))
-    if known.body_sha256 != body_sha256:
-        raise IdempotencyConflict(
-            "This Idempotency-Key was used for a request with another body; use a new key."
-        )
-    return known.resource_id

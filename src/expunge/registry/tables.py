@@ -53,10 +53,14 @@ class JobKind(StrEnum):
     """Make the head of a model forget the data sets of one or several requests."""
     AUDIT = "audit"
     """Compute a black-box audit."""
+    COMPARE = "compare"
+    """Run several unlearning methods on a model's head for one removal; changes nothing."""
 
 
 TRAINING_KINDS = (JobKind.PRETRAIN, JobKind.UNLEARN)
 """Kinds that write a model's head: at most one of them runs per model."""
+MODEL_OWNER_KINDS = (*TRAINING_KINDS, JobKind.COMPARE)
+"""Kinds whose whole reason for failing may be told: only the model's owner sees these jobs."""
 
 
 class Table(DeclarativeBase):
@@ -342,6 +346,27 @@ class Audit(Table):
     job: Mapped[Job] = relationship(lazy="joined", innerjoin=True)
     before: Mapped[Checkpoint] = relationship(foreign_keys=before_checkpoint_id, lazy="select")
     after: Mapped[Checkpoint] = relationship(foreign_keys=after_checkpoint_id, lazy="select")
+
+
+class Comparison(Table):
+    """Unlearning methods side by side on one checkpoint for one removal; its state is that of its job."""
+
+    __tablename__ = "comparisons"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("parties.id"), index=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"))
+    """The model's head when the comparison was asked for."""
+    settings: Mapped[dict[str, Any]]
+    """What is compared: data sets, candidates, seeds, Retrain."""
+    result: Mapped[dict[str, Any] | None]
+    objects: Mapped[dict[str, Any] | None]
+    """Object keys of tables, chart and per-sample scores by file name."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    job: Mapped[Job] = relationship(lazy="joined", innerjoin=True)
 
 
 class IdempotencyKey(Table):

@@ -11,6 +11,7 @@ from expunge.registry.tables import (
     Audit,
     Checkpoint,
     CheckpointDataset,
+    Comparison,
     Dataset,
     Grant,
     Job,
@@ -20,7 +21,7 @@ from expunge.registry.tables import (
     Role,
 )
 
-Row = TypeVar("Row", Party, Dataset, Model, Checkpoint, Request, Job, Audit)
+Row = TypeVar("Row", Party, Dataset, Model, Checkpoint, Request, Job, Audit, Comparison)
 
 
 def parties(operator: Party) -> Select[Party]:
@@ -73,6 +74,11 @@ def audits(party: Party) -> Select[Audit]:
     return select(Audit).where(Audit.owner_id == party.id)
 
 
+def comparisons(party: Party) -> Select[Comparison]:
+    """Own comparisons."""
+    return select(Comparison).where(Comparison.owner_id == party.id)
+
+
 def one(session: Session, readable: Select[Row], row_id: str) -> Row:
     """The row of that id among the readable ones.
 
@@ -94,6 +100,7 @@ KIND: dict[type, str] = {
     Request: "request",
     Job: "job",
     Audit: "audit",
+    Comparison: "comparison",
 }
 
 

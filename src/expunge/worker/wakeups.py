@@ -14,6 +14,7 @@ QUEUES: dict[JobKind, str] = {
     JobKind.VERIFY: "intake",
     JobKind.PRETRAIN: "train",
     JobKind.UNLEARN: "train",
+    JobKind.COMPARE: "train",
     JobKind.AUDIT: "audit",
 }
 ROLES: dict[str, tuple[str, ...]] = {

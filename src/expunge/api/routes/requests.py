@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
@@ -15,7 +15,7 @@ from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import requests as schemas
-from expunge.api.schemas.values import RequestPath
+from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
 from expunge.registry import lifecycles, requests, visibility
@@ -35,15 +35,7 @@ def create_request(
     owner: Owner,
     service: CurrentService,
     response: Response,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x21-\x7e]+$",
-            description="Repeat a call safely: the same key and body give the same request.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.Request:
     """Have a model forget data sets of yours. One job serves all requests of a batching window."""
     with service.sessions.begin() as session:

@@ -5,26 +5,23 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from expunge.api.schemas.values import EXAMPLE_HEX, Body, DatasetId, RequestId, Seed, example
+from expunge.api.schemas.values import (
+    EXAMPLE_HEX,
+    WORK_STATES,
+    Body,
+    DatasetId,
+    RequestId,
+    Seed,
+    WorkState,
+    example,
+)
 from expunge.registry import tables
-from expunge.registry.lifecycles import JobState
 
-AuditState = Literal["queued", "running", "succeeded", "failed"]
 Level = Literal["encoder", "projector"]
 Which = Literal["before", "after", "gap"]
 
 MAX_MATRIX_SIZE = 256
 MAX_VIEWS = 32
-
-STATES: dict[str, AuditState] = {
-    JobState.QUEUED: "queued",
-    JobState.RUNNING: "running",
-    JobState.EVALUATING: "running",
-    JobState.SUCCEEDED: "succeeded",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "failed",
-}
-"""An audit's state from its job's."""
 
 
 class NewAudit(Body):
@@ -72,7 +69,7 @@ class Audit(BaseModel):
     matrix_size: int
     views: int
     seed: int
-    state: AuditState
+    state: WorkState
     reason: str | None
     report: dict[str, Any] | None = Field(
         description="Forgetting score, negative alignment, control, contrast and verdict."
@@ -95,7 +92,7 @@ class Audit(BaseModel):
             matrix_size=row.job.params["matrix_size"],
             views=row.job.params["views"],
             seed=row.job.params["seed"],
-            state=STATES[row.job.state],
+            state=WORK_STATES[row.job.state],
             reason=row.job.reason,
             report=row.report,
             before=Compared.of(row.before),

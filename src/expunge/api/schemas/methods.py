@@ -16,6 +16,9 @@ class Method(BaseModel):
     source: str
     frameworks: list[str]
     parameters: dict[str, Any] = Field(description="JSON schema: defaults, bounds, meaning.")
+    defaults: dict[str, dict[str, Any]] = Field(
+        description="Per framework, where they differ from those of the schema."
+    )
 
     @classmethod
     def of(cls, method: catalog.Method) -> Self:
@@ -27,6 +30,7 @@ class Method(BaseModel):
             source=method.source,
             frameworks=sorted(method.frameworks),
             parameters=method.params.model_json_schema(),
+            defaults={name: dict(values) for name, values in method.defaults.items()},
         )
 
 

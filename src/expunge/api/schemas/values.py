@@ -1,11 +1,12 @@
 """Values that several subjects share: identifiers, names, digests."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Header, Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from expunge.registry.ids import Prefix
+from expunge.registry.lifecycles import JobState
 
 EXAMPLE_HEX = "01980f2e5a7b7c3d9e1f2a3b4c5d6e7f"
 MAX_NAME_CHARS = 200
@@ -32,6 +33,7 @@ CheckpointPath = Annotated[str, _path(Prefix.CHECKPOINT)]
 RequestPath = Annotated[str, _path(Prefix.REQUEST)]
 JobPath = Annotated[str, _path(Prefix.JOB)]
 AuditPath = Annotated[str, _path(Prefix.AUDIT)]
+ComparisonPath = Annotated[str, _path(Prefix.COMPARISON)]
 
 Name = Annotated[
     str,
@@ -46,6 +48,28 @@ Seed = Annotated[
     int,
     Field(strict=True, ge=0, lt=2**63, description="Same seed, same hardware: same result."),
 ]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Repeat a call safely: the same key and body give the same resource.",
+    ),
+]
+
+WorkState = Literal["queued", "running", "succeeded", "failed"]
+"""Of an audit or a comparison: what its job's state means to who asked for it."""
+
+WORK_STATES: dict[str, WorkState] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "running",
+    JobState.EVALUATING: "running",
+    JobState.SUCCEEDED: "succeeded",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",
+}
 
 
 class Body(BaseModel):
