@@ -129,28 +129,37 @@ def label_of(method: str, given: Mapping[str, Any]) -> str:
 
 
 def search_ranges(
-    method: str, framework: str, ranges: Mapping[str, Range] | None = None
+    method: str,
+    framework: str,
+    ranges: Mapping[str, Range] | None = None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
 ) -> dict[str, Range]:
-    """The ranges to search: those given, or else the ones the paper searched.
+    """The ranges to search beside `fixed` parameters: those given, or else the paper's.
 
-    Raises InvalidCandidates where neither exists, for a parameter that is no number, or for an end
-    out of the parameter's bounds. Locations begin with "ranges", or with "method".
+    Raises InvalidCandidates where neither exists, for a fixed parameter out of bounds or in a range
+    too, and for a range whose ends its parameter does not take. Locations begin with "method",
+    "params" or "ranges".
     """
     _check_method(("method",), method, framework)
-    chosen = dict(ranges or SEARCH_RANGES.get((method, framework), {}))
+    given = dict(fixed or {})
+    default = SEARCH_RANGES.get((method, framework), {})
+    chosen = {**ranges} if ranges else {n: r for n, r in default.items() if n not in given}
     if not chosen:
-        message = f"no ranges are known for {method!r} on {framework!r}: give some"
+        message = f"nothing to search is known for {method!r} on {framework!r}: give ranges"
         raise InvalidCandidates([Problem(("ranges",), message)])
+    _check_fixed(method, framework, given)
     for name, bounds in chosen.items():
+        if name in given:
+            message = "given as a parameter and as a range"
+            raise InvalidCandidates([Problem(("ranges", name), message)])
         for end in (bounds.low, bounds.high):
             value = round(end) if is_whole(method, name) else end
             try:
-                parse_params(method, framework, {name: value})
+                parse_params(method, framework, {**given, name: value})
             except ValidationError as error:
-                found = error.errors()[0]
-                raise InvalidCandidates(
-                    [Problem(("ranges", name), f"{end:g}: {found['msg']}")]
-                ) from error
+                message = f"{end:g}: {error.errors()[0]['msg']}"
+                raise InvalidCandidates([Problem(("ranges", name), message)]) from error
     return chosen
 
 
@@ -185,7 +194,7 @@ def _settings(index: int, entry: CandidateSpec, framework: str) -> Iterator[Cand
         try:
             yield make_candidate(entry.method, framework, given)
         except ValidationError as error:
-            raise InvalidCandidates(_problems(index, chosen, error)) from error
+            raise InvalidCandidates(_problems((index,), chosen, error)) from error
 
 
 def _check_method(location: Location, method: str, framework: str) -> None:
@@ -201,13 +210,23 @@ def _check_method(location: Location, method: str, framework: str) -> None:
         raise InvalidCandidates([Problem(location, str(error))]) from error
 
 
-def _problems(index: int, positions: Mapping[str, int], error: ValidationError) -> list[Problem]:
+def _check_fixed(method: str, framework: str, given: Mapping[str, Any]) -> None:
+    try:
+        parse_params(method, framework, given)
+    except ValidationError as error:
+        raise InvalidCandidates(_problems((), {}, error)) from error
+
+
+def _problems(
+    entry: Location, positions: Mapping[str, int], error: ValidationError
+) -> list[Problem]:
+    """`positions`: of the values that come from the entry's grid."""
     problems = []
     for found in error.errors():
-        name = found["loc"][0] if found["loc"] else None
-        where: Location = (index, "params") if name is None else (index, "params", name)
+        name = str(found["loc"][0]) if found["loc"] else None
+        where: Location = (*entry, "params") if name is None else (*entry, "params", name)
         if name in positions:
-            where = (index, "grid", str(name), positions[str(name)])
+            where = (*entry, "grid", name, positions[name])
         problems.append(Problem(where, found["msg"]))
     return problems
 

@@ -1,0 +1,118 @@
+"""A comparison as one picture (PNG). Draws; never computes a statistic."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from expunge.unlearning.candidates import Objective
+from expunge.unlearning.comparison.recommendation import gap_of
+from expunge.unlearning.comparison.records import BEFORE, Comparison, Row
+
+DOTS_PER_INCH = 130
+CHOSEN, OTHER, IDLE = "#d55e00", "#0072b2", "#888888"
+"""Vermilion, blue and grey of Okabe and Ito's palette, told apart by every kind of colour vision."""
+LONGEST_LABEL = 44
+SMALLEST_DOT, LARGEST_DOT = 40.0, 420.0
+"""Areas in square points."""
+INCHES_A_ROW = 0.34
+AXIS_NAMES: dict[Objective, str] = {
+    "retrain": "Average gap to Retrain (points, less is better)",
+    "proxy": "Proxy gap, without Retrain (points, less is better)",
+}
+
+
+def write_chart(comparison: Comparison, path: Path) -> None:
+    """Left, the gap that decides of every setting; right, what forgetting costs in accuracy.
+
+    Bars carry the uncertainty of the gap. Dots are numbered as the bars, and as large as their
+    setting took long. Failed settings are named, without a bar.
+    """
+    criterion: Objective = "proxy" if comparison.settings.retrain is None else "retrain"
+    rows = [row for row in comparison.rows if row.kind != "retrain"]
+    chosen = comparison.recommended.label if comparison.recommended else None
+    colours = [
+        IDLE if row.kind == "before" else CHOSEN if row.label == chosen else OTHER for row in rows
+    ]
+    figure = Figure(
+        figsize=(13, max(4.2, 1.8 + INCHES_A_ROW * len(rows))),
+        dpi=DOTS_PER_INCH,
+        layout="constrained",
+    )
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    _bars(left, rows, colours, criterion)
+    _scatter(right, rows, colours, criterion)
+    sizes, seeds = comparison.settings.sizes, comparison.settings.seeds
+    figure.suptitle(
+        f"{sizes['forget']} of {sizes['retain'] + sizes['forget']} images to forget, "
+        f"{comparison.settings.framework}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    )
+    figure.savefig(path, format="png")
+
+
+def _bars(axes: Axes, rows: list[Row], colours: list[str], criterion: Objective) -> None:
+    reach = max((gap.value for row in rows if (gap := gap_of(row, criterion))), default=1.0)
+    for at, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+        gap = gap_of(row, criterion)
+        if gap is None or row.failure is not None:
+            axes.text(0.01 * reach, at, "failed", va="center", color=IDLE)
+            continue
+        axes.barh(at, gap.value, color=colour, height=0.66)
+        if gap.uncertainty is not None:
+            below = min(gap.uncertainty, gap.value)
+            axes.errorbar(
+                gap.value, at, xerr=[[below], [gap.uncertainty]], color="black", capsize=3, lw=1
+            )
+    names = [f"{_short(row.label)}  [{at + 1}]" for at, row in enumerate(rows)]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(AXIS_NAMES[criterion])
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title("Vermilion: recommended. Lines: 95 % interval", fontsize=9)
+
+
+def _scatter(axes: Axes, rows: list[Row], colours: list[str], criterion: Objective) -> None:
+    """|EMIA gap| against |TA gap|; without Retrain, EMIA and TA themselves; without labels, FS."""
+    longest = max((row.minutes.mean for row in rows if row.minutes), default=0.0) or 1.0
+    for at, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+        place = _place(row, criterion)
+        if place is None or row.failure is not None:
+            continue
+        minutes = row.minutes.mean if row.minutes else 0.0
+        area = SMALLEST_DOT + (LARGEST_DOT - SMALLEST_DOT) * minutes / longest
+        axes.scatter(*place, s=area, color=colour, alpha=0.75, edgecolor="black", linewidth=0.6)
+        axes.annotate(str(at + 1), place, ha="center", va="center", fontsize=7, color="white")
+    across, up = _axis_titles(rows[0], criterion)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title(f"Area: run time, the largest dot {longest:.2g} min", fontsize=9)
+
+
+def _place(row: Row, criterion: Objective) -> tuple[float, float] | None:
+    if "emia" not in row.columns:
+        return None
+    if "ta" not in row.columns:
+        score = row.forgetting_score.mean if row.forgetting_score else 0.0
+        return row.columns["emia"].mean, score
+    if criterion == "proxy":
+        return row.columns["emia"].mean, row.columns["ta"].mean
+    return row.gaps["emia"].value, row.gaps["ta"].value
+
+
+def _axis_titles(row: Row, criterion: Objective) -> tuple[str, str]:
+    if "ta" not in row.columns:
+        return "EMIA (% of unlearn samples judged non-member)", "Forgetting score"
+    if criterion == "proxy":
+        return "EMIA (% of unlearn samples judged non-member)", "Test accuracy (%)"
+    return "Forgetting: EMIA's gap to Retrain (points)", "Utility: test accuracy's gap (points)"
+
+
+def _short(label: str) -> str:
+    if label == BEFORE:
+        return "Before (nothing done)"
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
