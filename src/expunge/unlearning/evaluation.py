@@ -17,7 +17,7 @@ from torch import Tensor
 
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix
-from expunge.unlearning.frameworks import Learner
+from expunge.unlearning.frameworks import CLIP, Learner, Supervised
 from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.metrics.features import (
     augmented_features,
@@ -33,6 +33,7 @@ from expunge.unlearning.metrics.neighbours import (
     neighbour_predictions,
     uniformity,
 )
+from expunge.unlearning.metrics.pairs import PairMetrics, measure_pairs
 from expunge.unlearning.metrics.probe import LinearProbe, train_probe
 
 Array = NDArray[np.float64]
@@ -42,7 +43,10 @@ SETS: tuple[SetName, ...] = ("retain", "forget", "test")
 Counted = Literal["retain", "forget", "test", "fitted_test"]
 """Samples a number is counted over: a set, or the test samples that the attacks are fitted on."""
 Protocol = Literal["corrected", "released"]
+ProbeOf = Callable[[Tensor, int], LinearProbe]
+"""(|R|,) labels of the retained samples and the number of classes to a classifier of features."""
 
+_COSINES: dict[str, SetName] = {"retain": "retain", "unlearn": "forget", "test": "test"}
 _ACCURACIES: dict[str, SetName] = {"ra": "retain", "ta": "test", "ua": "forget"}
 VIEWS = 10
 MIN_VIEWS = 2
@@ -105,11 +109,19 @@ class Evaluation:
     """Wang & Isola's l_align over training-style views: lower is more alike."""
     uniformity: dict[SetName, Measure | None]
     """Wang & Isola's l_uniform over plain images; None for a single sample."""
+    pairs: PairMetrics | None
+    """Of CLIP only."""
     scores: dict[SetName, Scores] = field(repr=False)
     """Of all unlearn samples, and of the retained and test samples that the attacks are fitted on."""
 
     def table(self) -> dict[str, Measure]:
-        """The columns that gaps are averaged over: EMIA, RA, TA, UA, CMIA; EMIA without labels."""
+        """The columns that gaps are averaged over: EMIA, RA, TA, UA, CMIA; EMIA without labels.
+
+        For CLIP, as in the paper, 100 times the image-caption cosine on R and on U.
+        """
+        if self.pairs is not None:
+            cosine = self.pairs.cosine
+            return {"cosine_retain": cosine["retain"], "cosine_unlearn": cosine["forget"]}
         columns = {"emia": self.emia.efficacy}
         labelled = self.classification
         if labelled is not None:
@@ -118,7 +130,12 @@ class Evaluation:
         return columns
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Per sample, the columns of `table` and the attacks' specificities, by column id."""
+        """Per sample, by column id, what `table` and the distances that need no Retrain are means of."""
+        if self.pairs is not None:
+            return {
+                f"cosine_{column}": Outcome(name, self.pairs.own_cosines[name], PERCENT)
+                for column, name in _COSINES.items()
+            }
         found = {
             "emia": Outcome("forget", self.emia.spared, PERCENT),
             "emia_specificity": Outcome("fitted_test", self.emia.rejected, PERCENT),
@@ -140,6 +157,9 @@ class Evaluation:
         if labelled is not None:
             del labelled["right"]
             attacks.append(labelled["cmia"])
+        if report["pairs"] is not None:
+            del report["pairs"]["own_cosines"]
+            attacks.append(report["pairs"]["attack"])
         for attack in attacks:
             del attack["spared"], attack["rejected"]
         return report
@@ -164,11 +184,12 @@ def evaluate(
     confidences; `released` takes the first ones, the released code's grid and exact confidences,
     which for 10,000 of each takes seconds. The probe is trained on all retained samples, by
     default on plain features (computed once) under `corrected` and with crop and flip, a forward
-    pass over R in each of its 100 epochs, under `released`; `augment_probe` says otherwise.
+    pass over R in each of its 100 epochs, under `released`; `augment_probe` says otherwise. A
+    supervised encoder's own classifier takes the probe's place. CLIP is measured on its pairs too.
 
     The same seed gives the same views, draws and probe start for every encoder. Raises ValueError
-    for an empty set, images of another size than the encoder's, fewer than two views, or an encoder
-    whose outputs are not finite.
+    for an empty set, images of another size than the encoder's, fewer than two views, CLIP without
+    captions, or an encoder whose outputs are not finite.
     """
     sets: dict[SetName, ImageSet] = {"retain": retain, "forget": forget, "test": test}
     _check(learner, sets, views)
@@ -189,12 +210,20 @@ def evaluate(
             search="sorted" if protocol == "corrected" else "grid500",
         )
         features = {name: plain_features(learner, images, target) for name, images in sets.items()}
-        probe_features: Callable[[int], Tensor] = lambda _: features["retain"]  # noqa: E731
-        if augmented:
-            probe_features = partial(
-                augmented_features, learner, retain, target, seed=mix(seed, _PROBE)
-            )
-        labelled = _classify(sets, features, fitted, probe_features, protocol=protocol, seed=seed)
+        pairs = None
+        if isinstance(learner, CLIP):
+            pairs = measure_pairs(learner, sets, fitted, target, seed=seed)
+        if isinstance(learner, Supervised):
+            layer = learner.classifier
+            probe_of: ProbeOf = lambda *_: LinearProbe(layer.weight, layer.bias)  # noqa: E731
+        else:
+            probe_features: Callable[[int], Tensor] = lambda _: features["retain"]  # noqa: E731
+            if augmented:
+                probe_features = partial(
+                    augmented_features, learner, retain, target, seed=mix(seed, _PROBE)
+                )
+            probe_of = partial(train_probe, probe_features, seed=mix(seed, _PROBE))
+        labelled = _classify(sets, features, fitted, probe_of, protocol=protocol, seed=seed)
     classification, confidence = labelled or (None, {})
     return Evaluation(
         protocol=protocol,
@@ -206,6 +235,7 @@ def evaluate(
         classification=classification,
         alignment={name: mean_of(alignment_losses(same[name]), seed=seed) for name in SETS},
         uniformity=_uniformities(features, seed),
+        pairs=pairs,
         scores={name: Scores(chosen[name].keys, same[name], confidence.get(name)) for name in SETS},
     )
 
@@ -245,7 +275,7 @@ def _classify(
     sets: dict[SetName, ImageSet],
     features: dict[SetName, Tensor],
     fitted: dict[SetName, Indices],
-    probe_features: Callable[[int], Tensor],
+    probe_of: ProbeOf,
     *,
     protocol: Protocol,
     seed: int,
@@ -256,7 +286,7 @@ def _classify(
     if len(labels) < len(SETS):
         return None
     classes = 1 + max(int(each.max()) for each in labels.values())
-    probe = train_probe(probe_features, labels["retain"], classes, seed=mix(seed, _PROBE))
+    probe = probe_of(labels["retain"], classes)
     confidence = _confidence(probe, features, labels, fitted)
     normalised = {name: F.normalize(each, dim=1) for name, each in features.items()}
     predicted = {name: probe.predictions(features[name]) for name in SETS}

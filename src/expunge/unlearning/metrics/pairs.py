@@ -3,7 +3,7 @@
 Runs encoders in float32 and leaves them as they were. Never computes gradients.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,8 @@ class PairMetrics:
     """recall@k on held-out pairs: a caption's image is among the k nearest of all test images."""
     attack: Attack
     """Membership judged by that cosine: of retained against test samples, asked of U."""
+    own_cosines: dict[SetName, Array] = field(repr=False, compare=False)
+    """(n,) of each whole set, not times 100."""
 
 
 def own_cosines(image: Tensor, text: Tensor, owner: Tensor) -> Tensor:
@@ -95,8 +97,8 @@ def measure_pairs(
     device: torch.device,
     *,
     seed: int,
-) -> tuple[PairMetrics, dict[SetName, Array]]:
-    """All of `PairMetrics`, and each fitted sample's cosine, per set.
+) -> PairMetrics:
+    """All of `PairMetrics`.
 
     fitted: positions in each set of the samples the attack works on. Call within `measuring`.
     """
@@ -112,4 +114,5 @@ def measure_pairs(
         image_to_text=image_to_text,
         text_to_image=text_to_image,
         attack=encoder_attack(scores["retain"], scores["test"], scores["forget"], seed=seed),
-    ), scores
+        own_cosines=cosines,
+    )
