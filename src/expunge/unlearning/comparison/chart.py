@@ -1,5 +1,6 @@
 """A comparison as one picture (PNG). Draws; never computes a statistic."""
 
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,14 +13,19 @@ from expunge.unlearning.comparison.records import BEFORE, Comparison, Row
 DOTS_PER_INCH = 130
 CHOSEN, OTHER, IDLE = "#d55e00", "#0072b2", "#888888"
 """Vermilion, blue and grey of Okabe and Ito's palette, told apart by every kind of colour vision."""
-LONGEST_LABEL = 44
-SMALLEST_DOT, LARGEST_DOT = 40.0, 420.0
-"""Areas in square points."""
-INCHES_A_ROW = 0.34
+LABEL_WIDTH = 48
+"""Characters a line."""
+SMALLEST_DOT, LARGEST_DOT = 110.0, 450.0
+"""Areas in square points; a number fits into the smallest."""
+INCHES_A_LINE = 0.16
+INCHES_A_BAR = 0.2
 AXIS_NAMES: dict[Objective, str] = {
     "retrain": "Average gap to Retrain (points, less is better)",
     "proxy": "Proxy gap, without Retrain (points, less is better)",
 }
+
+FORGETTING_GAP = "Forgetting: EMIA's gap to Retrain (points; 0, 0 is Retrain)"
+UTILITY_GAP = "Utility: test accuracy's gap to Retrain (points)"
 
 
 def write_chart(comparison: Comparison, path: Path) -> None:
@@ -34,8 +40,9 @@ def write_chart(comparison: Comparison, path: Path) -> None:
     colours = [
         IDLE if row.kind == "before" else CHOSEN if row.label == chosen else OTHER for row in rows
     ]
+    lines = max(_name(row, 0).count("\n") + 1 for row in rows)
     figure = Figure(
-        figsize=(13, max(4.2, 1.8 + INCHES_A_ROW * len(rows))),
+        figsize=(13, max(4.2, 1.8 + (INCHES_A_BAR + INCHES_A_LINE * lines) * len(rows))),
         dpi=DOTS_PER_INCH,
         layout="constrained",
     )
@@ -63,7 +70,7 @@ def _bars(axes: Axes, rows: list[Row], colours: list[str], criterion: Objective)
             axes.errorbar(
                 gap.value, at, xerr=[[below], [gap.uncertainty]], color="black", capsize=3, lw=1
             )
-    names = [f"{_short(row.label)}  [{at + 1}]" for at, row in enumerate(rows)]
+    names = [_name(row, at) for at, row in enumerate(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -88,6 +95,9 @@ def _scatter(axes: Axes, rows: list[Row], colours: list[str], criterion: Objecti
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.margins(0.12)
+    if across == FORGETTING_GAP:
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_title(f"Area: run time, the largest dot {longest:.2g} min", fontsize=9)
@@ -109,10 +119,9 @@ def _axis_titles(row: Row, criterion: Objective) -> tuple[str, str]:
         return "EMIA (% of unlearn samples judged non-member)", "Forgetting score"
     if criterion == "proxy":
         return "EMIA (% of unlearn samples judged non-member)", "Test accuracy (%)"
-    return "Forgetting: EMIA's gap to Retrain (points)", "Utility: test accuracy's gap (points)"
+    return FORGETTING_GAP, UTILITY_GAP
 
 
-def _short(label: str) -> str:
-    if label == BEFORE:
-        return "Before (nothing done)"
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+def _name(row: Row, at: int) -> str:
+    label = "Before (nothing done)" if row.label == BEFORE else row.label
+    return textwrap.fill(f"{label}  [{at + 1}]", LABEL_WIDTH)

@@ -93,13 +93,12 @@ def _reasons(choice: _Choice, criterion: Objective) -> list[str]:
         return [f"{chosen.label} is the only setting that succeeded, with {name} {own}"]
     value, other = runner_up
     if value < choice.value:
-        reach = choice.reaches[chosen.label] or 0.0
         ties = f"{len(choice.tied)} settings with no telling which has the smallest {name}"
         against = f"{_minutes(other):.2g} minutes and {value:.2f} of {other.label}"
         return [
             f"{chosen.label} is the cheapest of {ties}",
             f"it takes {_minutes(chosen):.2g} minutes and has {own}, against {against}",
-            f"that difference lies within its uncertainty (±{reach:.2f})",
+            f"that difference lies within its uncertainty (±{choice.reaches[chosen.label]:.2f})",
         ]
     reach = choice.reaches[other.label]
     return [

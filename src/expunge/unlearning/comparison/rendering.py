@@ -126,8 +126,9 @@ def _number(figure: Cell | Gap | None, digits: int, gap: Gap | None = None) -> s
 
 def _remarks(comparison: Comparison, table: str) -> Iterable[str]:
     settings = comparison.settings
-    if comparison.recommended:
-        yield f"Recommended: **{comparison.recommended.label}**. {comparison.recommended.why}"
+    chosen = comparison.recommended
+    if chosen:
+        yield f"Recommended: {chosen.why.replace(chosen.label, f'**{chosen.label}**', 1)}"
     else:
         yield "Nothing is recommended: no candidate succeeded."
     yield (
