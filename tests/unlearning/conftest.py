@@ -6,7 +6,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from expunge.unlearning.catalog import Architecture, EncoderSpec, MoCo, SimCLR
+from expunge.unlearning.catalog import (
+    BYOL,
+    Architecture,
+    EncoderSpec,
+    MoCo,
+    SimCLR,
+    Supervised,
+)
 from expunge.unlearning.data.image_set import ImageSet, sample_id
 
 SIZE = 16
@@ -54,6 +61,22 @@ def moco_spec() -> EncoderSpec:
         objective=MoCo(projector_dim=8, queue_size=24),
         architecture=Architecture(width=4),
         image_size=SIZE,
+    )
+
+
+@pytest.fixture
+def byol_spec() -> EncoderSpec:
+    return EncoderSpec(
+        objective=BYOL(hidden=16, projector_dim=8),
+        architecture=Architecture(width=4),
+        image_size=SIZE,
+    )
+
+
+@pytest.fixture
+def supervised_spec() -> EncoderSpec:
+    return EncoderSpec(
+        objective=Supervised(classes=3), architecture=Architecture(width=4), image_size=SIZE
     )
 
 

@@ -34,8 +34,10 @@ class CheckpointMismatch(ValueError):
 def save(learner: Learner, path: Path, *, extra: Mapping[str, str] | None = None) -> None:
     """Write all tensors of `learner`; equal learners give equal bytes.
 
-    `extra` adds string metadata. Tensors are named encoder.*, projector.* and for MoCo
-    key_encoder.*, key_projector.*, queue, queue_ids, queue_pointer.
+    `extra` adds string metadata. Tensors are named encoder.* and, where the framework has them,
+    projector.*; for MoCo also key_encoder.*, key_projector.*, queue, queue_ids, queue_pointer; for
+    BYOL predictor.*, target_encoder.*, target_projector.*; for CLIP text_encoder.*, log_scale; for
+    supervised encoders classifier.*.
     """
     metadata = dict(extra or {}) | {"format": FORMAT, "spec": learner.spec.model_dump_json()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in learner.state_dict().items()}

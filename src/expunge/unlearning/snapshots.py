@@ -65,6 +65,7 @@ class SnapshotFile:
     def __init__(self, snapshots: Snapshots, identity: Mapping[str, Any]) -> None:
         self._snapshots = snapshots
         text = json.dumps(identity, sort_keys=True)
+        self._partial = snapshots.path.with_name(snapshots.path.name + ".partial")
         self._identity = hashlib.sha256(text.encode()).hexdigest()
         self._written = time.perf_counter()
 
@@ -100,8 +101,7 @@ class SnapshotFile:
             "history": state.history,
             "scores": state.scores,
         }
-        path = self._snapshots.path
-        partial = path.with_name(path.name + ".partial")
+        path, partial = self._snapshots.path, self._partial
         save_file(
             # Contiguous copies: the format refuses views and tensors that share memory.
             {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
@@ -144,8 +144,9 @@ class SnapshotFile:
         )
 
     def remove(self) -> None:
-        """The run has ended: nothing of it is left behind."""
+        """The run has ended: nothing of it is left behind, nor of a write that a crash cut short."""
         self._snapshots.path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -154,8 +155,16 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
     whole = optimiser.state_dict()
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in kept.items():
         index, entry = name.split(".", 1)
-        state.setdefault(int(index), {})[entry] = value
+        state.setdefault(int(index), {})[entry] = _laid_out(value, trained[int(index)])
     optimiser.load_state_dict({**whole, "state": state})
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    # Fused optimisers walk through memory: another layout would pair weights with wrong momenta.
+    if value.shape != like.shape:
+        return value
+    return torch.empty_like(like, dtype=value.dtype, device="cpu").copy_(value)

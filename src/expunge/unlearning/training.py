@@ -29,7 +29,7 @@ from expunge.unlearning.data.augmentation import training_views
 from expunge.unlearning.data.batches import BatchStream, StepIndices, plan_batches
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.source import Source, check_samples
-from expunge.unlearning.errors import EmptySetError, NonFiniteLossError
+from expunge.unlearning.errors import EmptySetError, NonFiniteLossError, explained
 from expunge.unlearning.frameworks import Learner, MoCo, build
 from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import autocast, precision_for, resolve_device, seeded
@@ -87,9 +87,9 @@ def unlearn(
     `params` as a mapping are completed with the method's defaults for the framework. What the
     learner stores of the forgotten samples is purged before the first step and after the last.
     With `score`, it is asked after each epoch, and the weights of the epoch with the lowest answer
-    are returned. The same arguments on the same hardware give the same weights, resumed from a
-    snapshot or not. `on_progress` may raise to stop. Raises TrainingError; UnknownMethod,
-    MethodNotForFramework or ValidationError for bad parameters.
+    are returned; the last ones where no answer is a number. The same arguments on the same hardware
+    give the same weights, resumed from a snapshot or not. `on_progress` may raise to stop. Raises
+    TrainingError; UnknownMethod, MethodNotForFramework or ValidationError for bad parameters.
     """
     if len(forget) == 0:
         raise EmptySetError("unlearn")
@@ -101,13 +101,14 @@ def unlearn(
     trained = chosen.start(learner, seed)
     trained.purge(forget.ids)
     if isinstance(trained, MoCo) and isinstance(checked, UnlearnParams):
-        _fill_queue(trained, retain, checked.queue_init or "checkpoint", seed)
+        _fill_queue(trained.to(run.device), retain, checked.queue_init or "checkpoint", seed)
     result = run.train(
         trained,
         retain if chosen.uses_retain_set else None,
         forget if chosen.uses_unlearn_set else None,
         lambda current, batch: chosen.losses(current, batch, sizes),
         third_view=chosen.uses_third_view,
+        other_view=chosen.uses_other_view,
         swap_positives=chosen.swaps_positives,
         score=score,
         snapshots=snapshots,
@@ -122,7 +123,7 @@ def _fill_queue(learner: MoCo, retain: ImageSet, queue_init: str, seed: int) -> 
     if queue_init == "checkpoint":
         return
     learner.empty_queue()
-    with seeded(seed, torch.device("cpu")):
+    with seeded(seed, learner.queue.device):
         if queue_init == "random":
             learner.scramble_queue()
             return
@@ -130,6 +131,7 @@ def _fill_queue(learner: MoCo, retain: ImageSet, queue_init: str, seed: int) -> 
         views = training_views(learner.spec, seed=seed)
         for start in range(0, len(chosen), QUEUE_BATCH):
             samples = retain.subset(chosen[start : start + QUEUE_BATCH])
+            samples = samples.to(learner.queue.device)
             learner.fill_queue(views(samples.images, samples.ids, 0), samples.ids)
 
 
@@ -159,6 +161,7 @@ class _Run:
         losses: Losses,
         *,
         third_view: bool = False,
+        other_view: bool = False,
         swap_positives: bool = False,
         score: Score | None = None,
         snapshots: Snapshots | None = None,
@@ -183,12 +186,14 @@ class _Run:
             learner.spec,
             seed=self.seed,
             third_view=third_view,
+            other_view=other_view,
         )
         learner = learner.to(self.device).train()
         lay_out(learner, bn_splits=learner.bn_splits)
         file = None
         if snapshots is not None:
-            file = SnapshotFile(snapshots, self._identity(learner, samples, retain_size))
+            identity = self._identity(learner, samples, retain_size, scored=score is not None)
+            file = SnapshotFile(snapshots, identity)
         loop = _Loop(
             self,
             learner=learner,
@@ -202,6 +207,7 @@ class _Run:
             state = loop.run(score)
         if file is not None:
             file.remove()
+        best = _lowest(state.scores)
         if state.best is not None:
             learner.load_state_dict(state.best)
         return TrainingResult(
@@ -213,22 +219,25 @@ class _Run:
             device=self.device.type,
             precision=self.precision,
             scores=state.scores,
-            best_epoch=1 + _lowest(state.scores) if state.scores else None,
+            best_epoch=None if best is None else 1 + best,
         )
 
-    def _identity(self, learner: Learner, samples: ImageSet, retain: int) -> dict[str, Any]:
+    def _identity(
+        self, learner: Learner, samples: ImageSet, retain: int, *, scored: bool
+    ) -> dict[str, Any]:
         """What a snapshot must share with the run that resumes from it."""
-        start = hashlib.sha256()
-        for _, value in sorted(learner.state_dict().items()):
-            start.update(value.detach().cpu().contiguous().numpy().tobytes())
+        data = {"ids": samples.ids, "labels": samples.labels}
+        if samples.captions is not None:
+            data |= vars(samples.captions)
         return {
             "phase": self.phase,
             "params": self.params.model_dump(),
             "seed": self.seed,
             "spec": learner.spec.model_dump(mode="json"),
-            "start": start.hexdigest(),
-            "samples": hashlib.sha256(samples.ids.cpu().numpy().tobytes()).hexdigest(),
+            "start": _digest(learner.state_dict()),
+            "samples": _digest(data),
             "retain": retain,
+            "scored": scored,
             "device": self.device.type,
             "precision": self.precision,
         }
@@ -300,7 +309,8 @@ class _Loop:
         self.learner.advance(self.clock.share_done())
         with autocast(self.settings.device, self.settings.precision):
             batch = self.source.batch(indices, self.clock.steps_done, self.state.epoch)
-            terms = self.losses(self.learner, batch)
+            with explained(len(batch.first)):
+                terms = self.losses(self.learner, batch)
         self.optimiser.zero_grad()
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -308,7 +318,10 @@ class _Loop:
 
     def _score(self, score: Score) -> None:
         started = time.perf_counter()
-        self.state.scores.append(score(self.learner))
+        # A score that draws at random must not change the steps that follow.
+        with seeded(self.settings.seed, self.settings.device):
+            self.state.scores.append(score(self.learner))
+        self.learner.train()
         if _lowest(self.state.scores) == len(self.state.scores) - 1:
             self.state.best = copy.deepcopy(self.learner.state_dict())
         self.clock.leave_out(time.perf_counter() - started)
@@ -338,9 +351,19 @@ class _Loop:
             raise
 
 
-def _lowest(scores: list[float]) -> int:
+def _digest(tensors: Mapping[str, Tensor | None]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        if value is not None:
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _lowest(scores: list[float]) -> int | None:
     """Position of the lowest score, the first one on ties; one that is not a number never wins."""
-    return min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))
+    numbers = [i for i, score in enumerate(scores) if not math.isnan(score)]
+    return min(numbers, key=scores.__getitem__, default=None)
 
 
 def _means(epoch: int, sums: dict[str, Tensor], count: int) -> dict[str, float]:
