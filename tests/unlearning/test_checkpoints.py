@@ -5,13 +5,29 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expunge.unlearning.catalog import EncoderSpec, PretrainParams
+from expunge.unlearning.catalog import BYOL, EncoderSpec, MoCo, PretrainParams, SimCLR
 from expunge.unlearning.checkpoints import FORMAT, CheckpointMismatch, load, read_spec, save
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.frameworks import build
 from expunge.unlearning.training import pretrain
 
 MakeImages = Callable[..., ImageSet]
+
+
+@pytest.fixture(params=["simclr", "moco", "byol", "supervised"])
+def spec(
+    request: pytest.FixtureRequest,
+    simclr_spec: EncoderSpec,
+    moco_spec: EncoderSpec,
+    byol_spec: EncoderSpec,
+    supervised_spec: EncoderSpec,
+) -> EncoderSpec:
+    return {
+        "simclr": simclr_spec,
+        "moco": moco_spec,
+        "byol": byol_spec,
+        "supervised": supervised_spec,
+    }[request.param]
 
 
 @pytest.fixture
@@ -53,10 +69,20 @@ def test_the_file_is_plain_safetensors(spec: EncoderSpec, path: Path) -> None:
     tensors = load_file(path)
     assert tensors.keys() == learner.state_dict().keys()
     prefixes = {name.split(".")[0] for name in tensors}
-    expected = {"encoder", "projector"}
-    if spec.framework == "moco":
-        expected |= {"key_encoder", "key_projector", "queue", "queue_ids", "queue_pointer"}
-    assert prefixes == expected
+    beside_the_encoder = {
+        "simclr": {"projector"},
+        "moco": {
+            "projector",
+            "key_encoder",
+            "key_projector",
+            "queue",
+            "queue_ids",
+            "queue_pointer",
+        },
+        "byol": {"projector", "predictor", "target_encoder", "target_projector"},
+        "supervised": {"classifier"},
+    }
+    assert prefixes == {"encoder"} | beside_the_encoder[spec.framework]
 
 
 def test_a_misfit_is_refused_with_the_names_and_shapes(
@@ -73,6 +99,15 @@ def test_a_misfit_is_refused_with_the_names_and_shapes(
     assert "missing: projector.0.weight" in message
     assert "unexpected: decoder.weight" in message
     assert "encoder.conv1.weight is F32 [4, 3, 7, 7], expected F32 [4, 3, 3, 3]" in message
+
+
+def test_a_checkpoint_of_another_framework_is_refused(spec: EncoderSpec, path: Path) -> None:
+    """Though the encoders are the same."""
+    others = {"simclr": MoCo(), "moco": SimCLR(), "byol": SimCLR(), "supervised": BYOL()}
+    claimed = spec.model_copy(update={"objective": others[spec.framework]})
+    rewrite(path, claimed, build(spec, seed=0).state_dict())
+    with pytest.raises(CheckpointMismatch, match="do not fit the header's specification"):
+        load(path)
 
 
 def test_another_number_format_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:

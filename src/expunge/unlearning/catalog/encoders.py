@@ -17,6 +17,10 @@ FULL_WIDTH = 64
 
 SMALL_CLIP = "expunge-small"
 """Our own configuration: about 12.7 million weights, most of them in the token embedding."""
+SMALL_PATCH = 8
+"""Pixels a side of its image patches."""
+RESIDUAL_STRIDE = 32
+"""Pixels that CLIP's residual towers make one of."""
 
 Framework = Literal["simclr", "moco", "byol", "clip", "supervised"]
 Temperature = Annotated[float, Field(gt=0, le=10, description="Divides every cosine similarity.")]
@@ -122,16 +126,39 @@ class OpenClip(Strict):
         return self
 
 
+def patch_pixels(model: str) -> int:
+    """Pixels a side that CLIP's image tower makes one token of; 1 where any image size will do.
+
+    `model` is one of `clip_configurations`; towers that are timm's are left to timm.
+    """
+    if model == SMALL_CLIP:
+        return SMALL_PATCH
+    folder = _configuration_folder()
+    path = None if folder is None else folder / f"{model}.json"
+    if path is None or not path.exists():
+        return 1
+    tower: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["vision_cfg"]
+    if isinstance(tower.get("layers"), list):
+        return RESIDUAL_STRIDE
+    return int(tower.get("patch_size", 1))
+
+
+def _configuration_folder() -> Path | None:
+    package = find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        return None
+    return Path(package.submodule_search_locations[0]) / "model_configs"
+
+
 @cache
 def clip_configurations() -> frozenset[str]:
     """Names that `OpenClip.model` may have; empty where open_clip is not installed.
 
     Reads open_clip's JSON files without importing it, which would import torch.
     """
-    package = find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
+    folder = _configuration_folder()
+    if folder is None:
         return frozenset()
-    folder = Path(package.submodule_search_locations[0]) / "model_configs"
     names = (path.stem for path in folder.glob("*.json") if _stands_alone(path))
     return frozenset({SMALL_CLIP, *names})
 
@@ -180,6 +207,17 @@ class EncoderSpec(Strict):
                 f"framework {self.framework!r} does not go with architecture "
                 f"{self.architecture.name!r}: open_clip is for clip, and nothing else is"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        if isinstance(self.architecture, OpenClip):
+            patch = patch_pixels(self.architecture.model)
+            if self.image_size % patch:
+                raise ValueError(
+                    f"{self.architecture.model} takes images in patches of {patch} pixels: "
+                    f"image_size {self.image_size} is not a multiple of that"
+                )
         return self
 
     @property

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from expunge.unlearning import catalog
 from expunge.unlearning.catalog import SMALL_CLIP, EncoderSpec
+from expunge.unlearning.catalog.encoders import SMALL_PATCH
 from expunge.unlearning.frameworks.base import Contrast, Learner
 
 MAX_LOG_SCALE = math.log(100)
 """Of the learned inverse temperature, as in the CLIP paper."""
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
-SMALL_WIDTH, SMALL_HEADS, SMALL_PATCH = 192, 3, 8
+SMALL_WIDTH, SMALL_HEADS = 192, 3
 SMALL_IMAGE_LAYERS, SMALL_TEXT_LAYERS = 4, 3
 VOCABULARY = 49_408
 """Byte pairs of CLIP's tokenizer."""
