@@ -65,11 +65,17 @@ def test_methods_are_listed_with_bounds_and_defaults(anonymous: httpx.Client) ->
     assert [each["id"] for each in items] == list(METHODS)
     first = items[0]
     assert first.keys() == {
-        "id", "title", "summary", "source", "frameworks", "parameters", "defaults",
+        "id", "title", "summary", "source", "frameworks", "experimental", "parameters", "defaults",
     }  # fmt: skip
     beta = first["parameters"]["properties"]["beta"]
     assert (beta["minimum"], beta["maximum"], beta["default"]) == (0, 100, 8.0)
-    assert first["defaults"]["clip"]["beta"] == METHODS[first["id"]].defaults["clip"]["beta"]
+    for item in items:
+        method = METHODS[item["id"]]
+        assert item["experimental"] is method.experimental
+        assert item["defaults"] == {name: method.defaults_for(name) for name in method.frameworks}
+    assert {each["id"] for each in items if each["experimental"]} == {
+        "contrastive_unlearning", "coun",
+    }  # fmt: skip
 
 
 def test_a_running_service_is_healthy_and_ready(anonymous: httpx.Client) -> None:

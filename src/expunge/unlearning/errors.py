@@ -1,5 +1,11 @@
 """Why a training run stopped; each message is written for the owner of the job."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TOO_FEW_VALUES = "Expected more than 1 value per channel"
+"""How torch's batch norm begins to say that it cannot compute a variance."""
+
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message says why."""
@@ -44,6 +50,17 @@ class ImageSizeError(TrainingError):
         super().__init__(f"images of {found} pixels, but the encoder takes {expected}")
 
 
+class BatchStatisticsError(TrainingError):
+    """Batch norm has a single value per channel, and so no variance."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__(
+            f"batch norm cannot work on a step of {samples} image{'s' * (samples > 1)}: the encoder "
+            "shrinks them to one pixel, which leaves it one value per channel; use larger images, "
+            "more samples a step, fewer batch norm splits, or another method"
+        )
+
+
 class SnapshotMismatch(TrainingError):
     """A snapshot cannot be gone on from."""
 
@@ -61,3 +78,14 @@ class NonFiniteLossError(TrainingError):
             "smaller weights of the method's terms may help"
         )
         self.epoch = epoch
+
+
+@contextmanager
+def explained(samples: int) -> Iterator[None]:
+    """Raises BatchStatisticsError for torch's own ValueError over a step of so many `samples`."""
+    try:
+        yield
+    except ValueError as error:
+        if _TOO_FEW_VALUES in str(error):
+            raise BatchStatisticsError(samples) from error
+        raise

@@ -15,10 +15,11 @@ class Method(BaseModel):
     summary: str
     source: str
     frameworks: list[str]
-    parameters: dict[str, Any] = Field(description="JSON schema: defaults, bounds, meaning.")
-    defaults: dict[str, dict[str, Any]] = Field(
-        description="Per framework, where they differ from those of the schema."
+    experimental: bool = Field(
+        description="Offered without figures yet that say whether it forgets."
     )
+    parameters: dict[str, Any] = Field(description="JSON schema: defaults, bounds, meaning.")
+    defaults: dict[str, dict[str, Any]] = Field(description="Of every parameter, per framework.")
 
     @classmethod
     def of(cls, method: catalog.Method) -> Self:
@@ -29,8 +30,9 @@ class Method(BaseModel):
             summary=method.summary,
             source=method.source,
             frameworks=sorted(method.frameworks),
+            experimental=method.experimental,
             parameters=method.params.model_json_schema(),
-            defaults={name: dict(values) for name, values in method.defaults.items()},
+            defaults={name: method.defaults_for(name) for name in sorted(method.frameworks)},
         )
 
 

@@ -10,8 +10,11 @@ from typing import Any, get_args
 from expunge.unlearning.catalog.encoders import Framework
 from expunge.unlearning.catalog.params import (
     AlignmentCalibrationParams,
+    ContrastiveUnlearningParams,
+    CoUnParams,
     FineTuneParams,
     GradientAscentParams,
+    GradientPenaltyParams,
     L1SparsityParams,
     NegGradParams,
     PretrainParams,
@@ -20,6 +23,9 @@ from expunge.unlearning.catalog.params import (
 )
 
 AC_PAPER = "Alignment Calibration, arXiv 2406.03603"
+GP_PAPER = "Machine Unlearning in Contrastive Learning, arXiv 2405.07317"
+CU_PAPER = "Contrastive Unlearning, arXiv 2401.10458"
+COUN_PAPER = "CoUn, arXiv 2509.16391"
 
 Defaults = Mapping[str, Mapping[str, Any]]
 """What differs by framework from the defaults of the parameter class."""
@@ -44,6 +50,8 @@ class Method:
     source: str
     """The paper the method and its defaults come from."""
     defaults: Defaults = field(default_factory=dict)
+    experimental: bool = False
+    """Offered without figures yet that say whether it forgets."""
 
     def defaults_for(self, framework: str) -> dict[str, Any]:
         """Every parameter's default for encoders of `framework`."""
@@ -51,6 +59,7 @@ class Method:
 
 
 _ALL = frozenset(get_args(Framework))
+_WITH_CLASSES = frozenset({"supervised"})
 _WITH_NEGATIVES = frozenset({"simclr", "moco", "clip"})
 """Alignment Calibration draws pairs of different samples together and needs a partition."""
 
@@ -66,6 +75,25 @@ METHODS: Mapping[str, Method] = {
             frameworks=_WITH_NEGATIVES,
             source=AC_PAPER,
             defaults={"clip": _CLIP | {"learning_rate": 2e-4, "beta": 0.5}},
+        ),
+        Method(
+            id="contrastive_unlearning",
+            title="Contrastive unlearning",
+            summary="Pushes unlearn samples from their own class towards others, while retained "
+            "ones go on being classified.",
+            params=ContrastiveUnlearningParams,
+            frameworks=_WITH_CLASSES,
+            source=CU_PAPER,
+            experimental=True,
+        ),
+        Method(
+            id="coun",
+            title="CoUn",
+            summary="Goes on classifying the retain set while contrasting two views of each image.",
+            params=CoUnParams,
+            frameworks=_WITH_CLASSES,
+            source=COUN_PAPER,
+            experimental=True,
         ),
         Method(
             id="fine_tune",
@@ -84,6 +112,16 @@ METHODS: Mapping[str, Method] = {
             frameworks=_ALL,
             source=AC_PAPER,
             defaults={"clip": _CLIP | {"epochs": 4, "learning_rate": 5e-5}},
+        ),
+        Method(
+            id="gradient_penalty",
+            title="Gradient penalty",
+            summary="Keeps training on everything, but drives the loss's gradient at each unlearn "
+            "sample to norm one.",
+            params=GradientPenaltyParams,
+            frameworks=_ALL,
+            source=GP_PAPER,
+            defaults={"clip": _CLIP | {"epochs": 4, "learning_rate": 2e-4}},
         ),
         Method(
             id="l1_sparsity",

@@ -90,6 +90,66 @@ class GradientAscentParams(UnlearnParams):
     )
 
 
+class GradientPenaltyParams(UnlearnParams):
+    """Go on training while the loss's gradient at unlearn samples is driven to norm one."""
+
+    epochs: int = Field(default=5, ge=1, le=10_000, description="Passes over the retain set.")
+    learning_rate: float = Field(default=0.006, gt=0, le=10, description="Constant.")
+    penalty_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1_000,
+        description="Lambda: weighs the mean over unlearn samples of (norm - 1)^2, where the norm is "
+        "that of the loss's gradient in normalised pixels.",
+    )
+    members: Literal["retain", "all"] = Field(
+        default="retain",
+        description="What the training loss beside the penalty runs over; the paper's summary does "
+        "not say. retain: retained samples. all: unlearn samples too, each weighing the same, which "
+        "keeps on teaching them.",
+    )
+
+
+class ContrastiveUnlearningParams(UnlearnParams):
+    """Weights of the two losses of contrastive unlearning; defaults are those of its code."""
+
+    epochs: int = Field(default=3, ge=1, le=10_000, description="Passes over the retain set.")
+    learning_rate: float = Field(default=0.001, gt=0, le=10, description="Constant.")
+    batch_size: int = Field(
+        default=128, ge=2, le=65_536, description="Images a step; a smaller set is used whole."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="On every parameter.")
+    temperature: float = Field(
+        default=0.7, gt=0, le=10, description="Divides every cosine similarity."
+    )
+    unlearn_weight: float = Field(
+        default=3.0,
+        ge=0,
+        le=100,
+        description="Of the contrastive loss, which pushes unlearn samples from their own class to "
+        "others.",
+    )
+    retain_weight: float = Field(
+        default=1.0, ge=0, le=100, description="Of the cross-entropy of retained samples."
+    )
+
+
+class CoUnParams(UnlearnParams):
+    """Classify and contrast retained samples alone; defaults are ours."""
+
+    learning_rate: float = Field(default=0.01, gt=0, le=10, description="Constant.")
+    contrast_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Of the contrastive loss between two views of retained samples, beside their "
+        "cross-entropy.",
+    )
+    temperature: float = Field(
+        default=0.5, gt=0, le=10, description="Divides every cosine similarity."
+    )
+
+
 class L1SparsityParams(UnlearnParams):
     """Go on training on the retain set with a penalty on the sum of all absolute weights."""
 

@@ -14,7 +14,9 @@ from expunge.unlearning.methods.base import Batch
 VIEWS_PER_STEP = 3
 """View numbers reserved for each step; the third is made only where the method asks."""
 _CAPTIONS = 1
-"""What the seed is mixed with, so that the choice of a caption does not depend on the view's."""
+_OTHER_VIEWS = 2
+"""What the seed is mixed with, so that the choice of a caption does not depend on the view's, nor
+that of a further view of retained samples on any other."""
 
 
 def check_samples(samples: ImageSet, spec: EncoderSpec) -> None:
@@ -38,7 +40,14 @@ class Source:
     """
 
     def __init__(
-        self, samples: ImageSet, retain: int, spec: EncoderSpec, *, seed: int, third_view: bool
+        self,
+        samples: ImageSet,
+        retain: int,
+        spec: EncoderSpec,
+        *,
+        seed: int,
+        third_view: bool,
+        other_view: bool = False,
     ) -> None:
         self._samples = samples
         self._retain = retain
@@ -46,6 +55,9 @@ class Source:
         self._views = training_views(spec, seed=seed)
         self._caption_seed = mix(seed, _CAPTIONS)
         self._third_view = third_view
+        self._other_views = (
+            training_views(spec, seed=mix(seed, _OTHER_VIEWS)) if other_view else None
+        )
 
     def batch(self, indices: StepIndices, step: int, epoch: int) -> Batch:
         """The batch of 0-based `step`, counted over the whole run."""
@@ -60,10 +72,16 @@ class Source:
             retain=len(indices.retain),
             epoch=epoch,
             third=self._paired(unlearn, number + 2) if self._third_view else None,
+            other=self._other(indices.retain, number),
         )
 
     def _view(self, index: Tensor, number: int) -> Tensor:
         return self._views(self._samples.images[index], _positions(index), number)
+
+    def _other(self, index: Tensor, number: int) -> Tensor | None:
+        if self._other_views is None:
+            return None
+        return self._other_views(self._samples.images[index], _positions(index), number)
 
     def _paired(self, index: Tensor, number: int) -> Tensor:
         if self._pairing == "label" and self._samples.labels is not None:

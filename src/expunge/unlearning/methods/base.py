@@ -32,6 +32,8 @@ class Batch:
     """Epochs finished before this step."""
     third: Tensor | None = None
     """(B - retain, 3, S, S) a further view of each unlearn sample itself, where the method asks."""
+    other: Tensor | None = None
+    """(retain, 3, S, S) a further view of each retained sample, where the method asks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class UnlearningMethod(ABC):
     uses_retain_set: ClassVar[bool] = True
     """Whether batches hold retained samples; an epoch is a pass over the unlearn set if not."""
     uses_third_view: ClassVar[bool] = False
+    uses_other_view: ClassVar[bool] = False
+    """Whether batches hold a further view of each retained sample, whatever it is paired with."""
     swaps_positives: ClassVar[bool] = False
     """Whether the second view of an unlearn sample shows another unlearn sample."""
 
