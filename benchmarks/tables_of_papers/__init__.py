@@ -1,0 +1,1 @@
+"""The papers' tables, run again: scales, stages and pages. The command is `benchmarks/tables.py`."""
