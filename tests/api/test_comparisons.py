@@ -116,12 +116,15 @@ def test_a_comparison_is_queued_with_every_parameter_filled_in(
 
 
 def test_a_search_takes_the_place_of_settings(model_owner: User, scene: Scene) -> None:
-    body = scene.ask(methods=None, search={"method": "fine_tune", "trials": 3})
+    body = scene.ask(
+        methods=None, search={"method": "fine_tune", "params": {"epochs": 2}, "trials": 3}
+    )
     settings = model_owner.post("/comparisons", body).json()["settings"]
     rates = {"low": 0.003, "high": 0.03, "log": True}
     assert settings["search"] == {
         "method": "fine_tune",
         "trials": 3,
+        "params": {"epochs": 2},
         "ranges": {"learning_rate": rates},
         "objective": "proxy",
     }
@@ -214,10 +217,13 @@ def test_parameters_of_a_retrain_that_is_not_asked_for_are_refused(refused: Refu
     assert "with_retrain is false" in problem["detail"]
 
 
-def test_a_search_against_retrain_needs_retrain(refused: Refused) -> None:
-    search = {"method": "fine_tune", "objective": "retrain"}
-    problem = refused(422, "invalid", methods=None, search=search)
-    assert problem["errors"][0]["pointer"] == "/search/objective"
+def test_a_search_against_retrain_needs_retrain_and_retrain_such_a_search(
+    refused: Refused,
+) -> None:
+    for objective, with_retrain in (("retrain", False), ("proxy", True)):
+        search = {"method": "fine_tune", "objective": objective}
+        problem = refused(422, "invalid", methods=None, search=search, with_retrain=with_retrain)
+        assert problem["errors"][0]["pointer"] == "/search/objective"
 
 
 def test_a_search_in_ranges_that_make_no_sense_says_where(refused: Refused) -> None:

@@ -4,13 +4,15 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from sqlalchemy import Engine
@@ -179,6 +181,30 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
             return found
         time.sleep(0.05)
     pytest.fail(f"waited {WAIT_SECONDS} s in vain: {what}")
+
+
+class Running:
+    """A job that runs in a thread of the test, caught in the middle."""
+
+    def __init__(self, lab: Lab, job_id: str) -> None:
+        self.lab, self.job_id = lab, job_id
+        self.context = Context(lab.settings, lab.sessions, lab.store)
+        self.thread = threading.Thread(target=Runner(self.context).run, args=(job_id,))
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        eventually(lambda: self.lab.job(self.job_id).progress, "the job trains")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.stopping.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    @property
+    def process(self) -> psutil.Process:
+        children = psutil.Process(os.getpid()).children()
+        return next(c for c in children if "expunge.worker.training_process" in c.cmdline())
 
 
 @contextmanager

@@ -1,17 +1,14 @@
 """Pre-training and unlearning jobs with their real training processes."""
 
 import json
-import os
 import signal
 import threading
 from pathlib import Path
-from typing import Self
 
-import psutil
 import pytest
 from safetensors import safe_open
 from sqlalchemy import select, update
-from tests.worker.lab import LONG, MOCO, Lab, World, eventually
+from tests.worker.lab import LONG, MOCO, Lab, Running, World
 
 from expunge.registry import datasets, jobs, models
 from expunge.registry.errors import Conflict, Invalid, NotFound
@@ -94,30 +91,6 @@ def test_what_may_leave_a_moco_checkpoint_holds_no_queue_and_no_key_encoder(
         assert released.metadata() == inside.metadata()
         for name in kept:
             assert (released.get_tensor(name) == inside.get_tensor(name)).all()
-
-
-class Running:
-    """A job that runs in a thread of the test, caught in the middle."""
-
-    def __init__(self, lab: Lab, job_id: str) -> None:
-        self.lab, self.job_id = lab, job_id
-        self.context = Context(lab.settings, lab.sessions, lab.store)
-        self.thread = threading.Thread(target=Runner(self.context).run, args=(job_id,))
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        eventually(lambda: self.lab.job(self.job_id).progress, "the job trains")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.stopping.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-
-    @property
-    def process(self) -> psutil.Process:
-        children = psutil.Process(os.getpid()).children()
-        return next(c for c in children if "expunge.worker.training_process" in c.cmdline())
 
 
 @pytest.fixture
@@ -269,7 +242,7 @@ def test_the_training_process_is_told_nothing_but_its_task(lab: Lab, long_job: s
         task_file = Path(running.process.cmdline()[-2])
         task = json.loads(task_file.read_text())
     assert set(task) == {
-        "encoder", "method", "params", "seed", "device",
+        "kind", "encoder", "method", "params", "seed", "device",
         "retain_shards", "unlearn_shards", "base", "result",
     }  # fmt: skip
     assert not task_file.exists(), "the attempt's folder is removed"

@@ -38,6 +38,7 @@ class Search(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     method: Annotated[str, Field(max_length=MAX_METHOD_CHARS)]
+    params: dict[str, Any] = Field(default={}, description="Fixed ones; the rest defaults.")
     trials: Annotated[int, Field(strict=True, ge=1, le=candidates.MAX_TRIALS)] = 10
     ranges: dict[str, candidates.Range] = Field(
         default={}, description="Left out: the ranges that the method's paper searched."
@@ -45,7 +46,7 @@ class Search(BaseModel):
     objective: candidates.Objective = Field(
         default="proxy",
         description="proxy: forgotten samples should look like never seen ones. "
-        "retrain: the average gap to Retrain; needs `with_retrain`.",
+        "retrain: the average gap to Retrain, with `with_retrain`, and only then.",
     )
 
 
@@ -239,11 +240,13 @@ def _search(
     if search is None:
         return None
     with _refusals("/search", encoder.framework, [search.method]):
-        ranges = candidates.search_ranges(search.method, encoder.framework, search.ranges)
-    if search.objective == "retrain" and not with_retrain:
+        ranges = candidates.search_ranges(
+            search.method, encoder.framework, search.ranges, fixed=search.params
+        )
+    if (search.objective == "retrain") != with_retrain:
         raise _invalid(
             "/search/objective",
-            "A search for the smallest gap to Retrain needs with_retrain: true, which trains it.",
+            "A search has the objective retrain with with_retrain: true, and proxy without.",
         )
     return search.model_copy(update={"ranges": ranges}).model_dump(mode="json")
 
@@ -278,12 +281,12 @@ def _bounds(
     location: candidates.Location, framework: str, methods: Sequence[str]
 ) -> dict[str, Any]:
     """What is allowed for the parameter at `[entry,] params|grid|ranges, name`; nothing elsewhere."""
-    number, rest = (
-        (location[0], location[1:]) if location and location[0] != "ranges" else (0, location)
-    )
-    if len(rest) < len(("grid", "name")) or not isinstance(number, int):
-        return {}
-    return {"allowed": parameters.allowed(methods[number], framework, str(rest[1]))}
+    match location:
+        case (int(entry), str(), str(name), *_):
+            return {"allowed": parameters.allowed(methods[entry], framework, name)}
+        case (str(), str(name), *_):
+            return {"allowed": parameters.allowed(methods[0], framework, name)}
+    return {}
 
 
 def _invalid(pointer: str, message: str) -> Invalid:

@@ -11,10 +11,12 @@ from expunge.registry.jobs import Lease
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
 from expunge.registry.transitions import LeaseLost
-from expunge.worker import intake
+from expunge.worker import intake, oracles
+from expunge.worker.comparing import compare
 from expunge.worker.context import Context
 from expunge.worker.leases import kept_alive
-from expunge.worker.training import JobFailed, Stopped, train
+from expunge.worker.training import train
+from expunge.worker.watching import JobFailed, Stopped
 
 if TYPE_CHECKING:
     from expunge.worker.auditing import Auditor
@@ -75,6 +77,10 @@ class Runner:
         match lease.kind:
             case JobKind.PRETRAIN | JobKind.UNLEARN:
                 train(self._context, lease)
+                oracles.drop_outdated(self._context)
+            case JobKind.COMPARE:
+                oracles.drop_outdated(self._context)
+                compare(self._context, lease)
             case JobKind.SEAL:
                 with kept_alive(self._context, lease):
                     intake.seal(self._context, lease)

@@ -1,11 +1,12 @@
 """What a supervisor asks of a training process, as plain data that travels in a JSON file."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One training run on files; paths are absolute."""
 
     encoder: dict[str, Any]
@@ -22,3 +23,39 @@ class Task:
     """Checkpoint to start from; None for pre-training."""
     result: str
     """Where the new checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class ComparisonTask:
+    """Several unlearning methods on one checkpoint; paths are absolute, shards by data set."""
+
+    settings: dict[str, Any]
+    """As the registry keeps them: candidates, search, Retrain, seeds, protocol."""
+    device: str
+    retain_shards: dict[str, list[str]]
+    unlearn_shards: dict[str, list[str]]
+    test_shards: dict[str, list[str]]
+    base: str
+    oracles: str
+    """Folder of Retrain's checkpoints, kept between comparisons."""
+    results: str
+    """Folder that the tables and the chart are written to."""
+
+
+Task = TrainingTask | ComparisonTask
+KINDS: dict[str, type[TrainingTask] | type[ComparisonTask]] = {
+    "train": TrainingTask,
+    "compare": ComparisonTask,
+}
+
+
+def to_json(task: Task) -> str:
+    """The task as the training process reads it."""
+    kind = next(name for name, each in KINDS.items() if isinstance(task, each))
+    return json.dumps({"kind": kind, **asdict(task)})
+
+
+def from_json(text: str) -> Task:
+    """The task that `to_json` wrote."""
+    members = json.loads(text)
+    return KINDS[members.pop("kind")](**members)

@@ -1,0 +1,48 @@
+"""Retrain's checkpoints on this machine, kept between comparisons since they cost as much as the model did.
+
+They hold what a model's head retains, so they go when that head does. Never read here: the
+training process knows what each one is of.
+"""
+
+import shutil
+from pathlib import Path
+
+from sqlalchemy import select
+
+from expunge.registry.tables import Model
+from expunge.worker.context import Context
+
+KEPT = 20
+"""Checkpoints at most, the newest of all models."""
+
+
+def folder_of(context: Context, checkpoint_id: str) -> Path:
+    """Where those made for comparisons on this checkpoint are; made if it is missing."""
+    folder = _root(context) / checkpoint_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def drop_outdated(context: Context) -> None:
+    """Remove those of checkpoints that are no model's head any more: the head may have forgotten since."""
+    with context.sessions() as session:
+        heads = set(session.scalars(select(Model.head_checkpoint_id)))
+    for folder in _folders(context):
+        if folder.name not in heads:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_newest(context: Context, kept: int = KEPT) -> None:
+    """Remove all but the newest files."""
+    files = [path for folder in _folders(context) for path in folder.iterdir()]
+    for path in sorted(files, key=lambda each: each.stat().st_mtime)[: len(files) - kept]:
+        path.unlink(missing_ok=True)
+
+
+def _root(context: Context) -> Path:
+    return context.settings.work_dir / "oracles"
+
+
+def _folders(context: Context) -> list[Path]:
+    root = _root(context)
+    return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
