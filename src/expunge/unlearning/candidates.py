@@ -223,10 +223,10 @@ def _problems(
     """`positions`: of the values that come from the entry's grid."""
     problems = []
     for found in error.errors():
-        name = str(found["loc"][0]) if found["loc"] else None
-        where: Location = (*entry, "params") if name is None else (*entry, "params", name)
-        if name in positions:
-            where = (*entry, "grid", name, positions[name])
+        names = [str(part) for part in found["loc"][:1]]
+        where: Location = (*entry, "params", *names)
+        if names and names[0] in positions:
+            where = (*entry, "grid", names[0], positions[names[0]])
         problems.append(Problem(where, found["msg"]))
     return problems
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from expunge.unlearning.candidates import REFERENCE_METHOD
 from expunge.unlearning.catalog import RunParams
@@ -54,7 +54,7 @@ class OracleStore:
                 metadata = file.metadata() or {}
             learner, seconds = load(path), float(metadata[_SECONDS])
             path.touch()
-        except (OSError, CheckpointMismatch, KeyError, ValueError):
+        except (OSError, SafetensorError, CheckpointMismatch, KeyError, ValueError):
             return None
         return Retrained(learner, seconds, reused=True) if metadata[_IDENTITY] == identity else None
 
