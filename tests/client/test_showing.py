@@ -6,6 +6,8 @@ import json
 import numpy as np
 from rich.console import Console
 
+from expunge.client import comparing
+from expunge.client.comparisons import Comparison, ComparisonResult
 from expunge.client.findings import findings_table
 from expunge.client.heatmap import heat_map, letter_map, shrink
 from expunge.client.problems import problem_of
@@ -14,6 +16,46 @@ from expunge.client.reports import AuditReport
 from expunge.client.resources import End, Progress, StateChange
 
 NOW = "2026-01-01T00:00:00Z"
+RESULT = ComparisonResult.model_validate(
+    {
+        "rows": [
+            {
+                "kind": "retrain",
+                "label": "Retrain",
+                "columns": {"emia": {"mean": 60.0}},
+                "gaps": {"emia": {"value": 0.0}},
+                "avg_gap": {"value": 0.0, "uncertainty": 0.0},
+                "over_unlearned": [],
+            },
+            {
+                "kind": "candidate",
+                "label": "fine_tune (epochs=[3])",
+                "columns": {"emia": {"mean": 72.34}},
+                "gaps": {"emia": {"value": 12.34}},
+                "avg_gap": {"value": 12.34, "uncertainty": 1.0},
+                "forgetting_score": {"mean": 0.0123},
+                "minutes": {"mean": 0.5},
+                "over_unlearned": ["emia"],
+            },
+            {
+                "kind": "candidate",
+                "label": "neg_grad",
+                "columns": {},
+                "gaps": {},
+                "over_unlearned": [],
+                "failure": "the loss is not finite in epoch 1",
+            },
+        ],
+        "recommended": {
+            "label": "fine_tune (epochs=[3])",
+            "method": "fine_tune",
+            "params": {},
+            "criterion": "retrain",
+            "why": "It has the smallest gap.",
+        },
+        "notes": ["One seed."],
+    }
+)
 
 
 def rendered(item: object, *, terminal: bool = False, width: int = 120) -> str:
@@ -144,3 +186,59 @@ def test_the_findings_table_puts_own_and_control_side_by_side() -> None:
     assert "+0.0200 [+0.0100,+0.0300]" in shown
     assert "+0.0010 [-0.0100,+0.0100]" in shown
     assert "95% intervals over 64 own and 400 control images, 10 views each" in shown
+
+
+def comparison(state: str, done: int | None = None) -> Comparison:
+    """A comparison of two runs with this many done."""
+    progress = None
+    if done is not None:
+        progress = {"done": done, "total": 2, "label": "fine_tune [x]", "seed": 3}
+        progress |= {"training": step(2).model_dump(), "eta_seconds": 9.6}
+    return Comparison.model_validate(
+        {
+            "id": "cmp_1",
+            "model_id": "mdl_1",
+            "checkpoint_id": "ckp_1",
+            "dataset_ids": [],
+            "control_dataset_id": "dst_1",
+            "settings": {},
+            "state": state,
+            "reason": "it broke" if state == "failed" else None,
+            "progress": progress,
+            "created_at": NOW,
+            "finished_at": NOW if state == "failed" else None,
+        }
+    )
+
+
+def test_the_table_of_a_comparison_shows_gaps_failures_and_what_is_recommended() -> None:
+    text = rendered(comparing.result_table(RESULT), width=100)
+    assert "72.3! (12.3)" in text
+    assert "12.3 ± 1.0" in text
+    assert "+0.0123" in text
+    assert "neg_grad: the loss is not finite in epoch 1" in text
+    assert "One seed." in text
+    assert "Recommended: fine_tune (epochs=[3])" in text
+    assert "It has the smallest gap." in text
+
+
+def test_without_retrain_the_proxy_takes_the_place_of_gaps() -> None:
+    rows = [
+        row.model_copy(update={"avg_gap": None, "gaps": {}, "proxy_gap": row.avg_gap})
+        for row in RESULT.rows
+    ]
+    result = RESULT.model_copy(update={"rows": rows, "recommended": None})
+    text = rendered(comparing.result_table(result), width=100)
+    assert "proxy gap" in text
+    assert "No setting can be recommended." in text
+
+
+def test_a_comparison_is_followed_to_its_end_in_lines_or_with_a_bar() -> None:
+    steps = [comparison("queued"), comparison("running", 1), comparison("failed")]
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+        assert comparing.follow(iter(steps), console) == steps[-1]
+        assert isinstance(console.file, io.StringIO)
+        assert "failed" in console.file.getvalue()
+    assert steps[1].progress is not None
+    assert comparing.describe(steps[1].progress) == ("fine_tune [x], seed 3, epoch 2/3 · 10 s left")

@@ -2,7 +2,7 @@
 
 import typer
 
-from expunge.client.commands import audit, datasets, jobs, models, parties, requests
+from expunge.client.commands import audit, compare, datasets, jobs, models, parties, requests
 
 EPILOG = """The service's address and your key come from EXPUNGE_URL and EXPUNGE_KEY.
 Every command takes --json for scripts and ends with status 1 if something went wrong."""
@@ -22,6 +22,7 @@ def build_app() -> typer.Typer:
     app.add_typer(requests.app, name="requests")
     app.add_typer(jobs.app, name="jobs")
     audit.add_to(app)
+    compare.add_to(app)
     parties.add_to(app)
     app.add_typer(parties.parties, name="parties")
     app.add_typer(parties.keys, name="keys")

@@ -45,14 +45,14 @@ def describe(progress: Progress) -> str:
     parts = [
         "" if loss is None else f"loss {loss:.3f}",
         "" if speed is None else f"{speed:,.0f} images/s",
-        f"{left(progress)} left",
+        f"{left(progress.eta_seconds)} left",
     ]
     return " · ".join(filter(None, parts))
 
 
-def left(progress: Progress) -> str:
+def left(eta_seconds: float) -> str:
     """The estimated time left, as a person would say it."""
-    seconds = round(progress.eta_seconds)
+    seconds = round(eta_seconds)
     return f"{seconds} s" if seconds < SHOWN_AS_SECONDS else f"{round(seconds / 60)} min"
 
 

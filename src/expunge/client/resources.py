@@ -14,6 +14,7 @@ FINAL_CHECKPOINT_STATES = frozenset({"ready", "invalid"})
 FINAL_REQUEST_STATES = frozenset({"completed", "failed", "cancelled", "rejected"})
 FINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
 FINAL_AUDIT_STATES = frozenset({"succeeded", "failed"})
+FINAL_COMPARISON_STATES = FINAL_AUDIT_STATES
 
 
 class Resource(BaseModel):

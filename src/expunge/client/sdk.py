@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from expunge.client import resources as r
 from expunge.client.calls import events, extra_seconds, get, pages, post, prefer, until_final
+from expunge.client.comparisons import Comparisons
 from expunge.client.problems import ProblemError
 from expunge.client.reports import Audit
 from expunge.client.transport import Body, Transport, content_digest
@@ -46,6 +47,7 @@ class Client:
         """`timeout` and `max_wait` in seconds: for one answer, and for work that is waited for."""
         self._transport = Transport(base_url, key, timeout)
         self._max_wait = max_wait
+        self.comparisons = Comparisons(self._transport, max_wait)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,184 @@
+"""`expunge compare` and `expunge comparisons …`: which method to use for a removal, measured."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.client.commands.session import CommandError, Session, command, pairs
+from expunge.client.comparing import follow, result_table
+from expunge.client.comparisons import Comparison
+
+app = typer.Typer(no_args_is_help=True, help="Comparisons of methods (model owners).")
+
+ComparisonId = Annotated[str, typer.Argument(metavar="COMPARISON", help="Id, cmp_…")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for tables (JSON, CSV, Markdown), chart and per-sample scores."),
+]
+
+
+def add_to(top: typer.Typer) -> None:
+    """Register the command, which stands at the top, and the group."""
+    command(top, "compare")(compare)
+    top.add_typer(app, name="comparisons")
+
+
+def compare(
+    session: Session,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Id, mdl_…")],
+    datasets: Annotated[
+        list[str], typer.Argument(metavar="DATASET...", help="What would be forgotten, dst_…")
+    ],
+    *,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="METHOD or METHOD:name=value,…; repeatable."),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=value,value… tries each value with every method that has the parameter; "
+            "METHOD:name=value,… with that one; repeatable."
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="METHOD or METHOD:name=value,…: search its other parameters instead, for the "
+            "smallest gap to Retrain if --with-retrain, else by a proxy."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Settings a search tries.")] = 10,
+    with_retrain: Annotated[
+        bool, typer.Option("--with-retrain", help="Also retrain from scratch, as the yardstick.")
+    ] = False,
+    retrain_param: Annotated[
+        list[str] | None, typer.Option(help="Parameter of Retrain, e.g. epochs=200; repeatable.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Measure how soon it is learned again.")
+    ] = False,
+    protocol: Annotated[str, typer.Option(help="corrected or released.")] = "corrected",
+    out: Out = None,
+) -> None:
+    """Compare unlearning methods on your model's head for one removal; changes nothing.
+
+    Example: expunge compare mdl_… dst_… --method alignment_calibration --grid beta=0,8
+    --method fine_tune:epochs=5 --with-retrain --seeds 0,1,2 --out comparison/
+    """
+    wanted = None
+    if search is not None:
+        objective = "retrain" if with_retrain else "proxy"
+        wanted = _setting(search) | {"trials": trials, "objective": objective}
+    elif not method:
+        raise CommandError("name at least one --method, or --search one")
+    started = session.client.comparisons.create(
+        model,
+        datasets,
+        _methods(session, method, grid or []) if method else None,
+        search=wanted,
+        with_retrain=with_retrain,
+        retrain_params=pairs(retrain_param),
+        seeds=_seeds(seeds),
+        relearn=relearn,
+        protocol=protocol,  # type: ignore[arg-type]  # the service says which there are
+        wait=False,
+    )
+    _finish(session, started.id, out)
+
+
+@command(app, "list")
+def list_(session: Session) -> None:
+    """List your comparisons."""
+    session.show_list(
+        session.client.comparisons.list(),
+        [
+            ("id", lambda item: item.id),
+            ("model", lambda item: item.model_id),
+            ("data sets", lambda item: len(item.dataset_ids)),
+            ("settings", lambda item: len(item.settings["candidates"]) or "search"),
+            ("state", lambda item: item.state),
+            ("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}"),
+        ],
+    )
+
+
+@command(app, "show")
+def show(session: Session, comparison: ComparisonId, *, out: Out = None) -> None:
+    """Show one comparison, following it to its end first; status 1 if it does not succeed."""
+    _finish(session, comparison, out)
+
+
+def _finish(session: Session, comparison_id: str, out: Path | None) -> None:
+    steps = session.client.comparisons.watch(comparison_id)
+    done: Comparison | None = None
+    if session.as_json:
+        for done in steps:  # noqa: B007 - the last one is the answer
+            pass
+    else:
+        done = follow(steps, session.out)
+    if done is None or done.result is None:
+        reason = (done and done.reason) or "no reason given"
+        raise CommandError(f"the comparison {done.state if done else 'is gone'}: {reason}")
+    saved = session.client.comparisons.save(comparison_id, out) if out is not None else []
+    if session.as_json:
+        session.print_json(done.model_dump(mode="json"))
+        return
+    session.out.print(result_table(done.result))
+    for path in saved:
+        session.out.print(f"[dim]{path}", highlight=False)
+
+
+def _methods(session: Session, given: Sequence[str], grids: Sequence[str]) -> list[dict[str, Any]]:
+    """`["fine_tune:epochs=5"]` with `["epochs=1,2"]` as the service takes them."""
+    specs = [_setting(text) | {"grid": {}} for text in given]
+    parameters = (
+        {each.id: each.parameters["properties"] for each in session.client.methods()}
+        if any(":" not in text for text in grids)
+        else {}
+    )
+    for text in grids:
+        name, _, values = text.partition("=")
+        method, _, parameter = name.rpartition(":")
+        swept = [
+            spec
+            for spec in specs
+            if (
+                spec["method"] == method
+                if method
+                else parameter in parameters.get(spec["method"], {})
+            )
+            if parameter not in spec["params"]
+        ]
+        if not swept or not values:
+            raise CommandError(
+                f"--grid {text}: write name=value,value for a parameter that one of the methods "
+                "has and that is not fixed already"
+            )
+        for spec in swept:
+            spec["grid"][parameter] = [_value(each) for each in values.split(",")]
+    return [{key: value for key, value in spec.items() if value} for spec in specs]
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """`fine_tune:epochs=5,learning_rate=0.01` as method and parameters."""
+    method, _, params = text.partition(":")
+    return {"method": method, "params": pairs(filter(None, params.split(",")))}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise CommandError(f"--seeds {text}: write whole numbers with commas between") from None
