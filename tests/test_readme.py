@@ -24,6 +24,14 @@ def test_the_library_example_runs(
     checkpoints.save(build(spec, seed=0), tmp_path / "encoder.safetensors")
     shutil.copy(SAMPLE / "retained.tar", tmp_path / "retain.tar")
     shutil.copy(SAMPLE / "owner_a.tar", tmp_path / "forget.tar")
+    shutil.copy(SAMPLE / "control.tar", tmp_path / "test.tar")
     monkeypatch.chdir(tmp_path)
     exec(compile(example, str(README), "exec"), {})  # noqa: S102 - our own README
-    assert "forgetting_score=Statistic(mean=" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert [line.split(":")[0] for line in printed.splitlines()] == [
+        "emia",
+        "ra",
+        "ta",
+        "ua",
+        "cmia",
+    ]

@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from expunge.unlearning.batch_norm import estimate_statistics
 from expunge.unlearning.catalog import (
     EncoderSpec,
     PretrainParams,
@@ -114,6 +115,10 @@ def unlearn(
         snapshots=snapshots,
     )
     result.learner.purge(forget.ids)
+    if isinstance(checked, UnlearnParams) and checked.bn_statistics == "retain":
+        started = time.perf_counter()
+        estimate_statistics(result.learner, retain, seed=seed, device=run.device)
+        result = replace(result, seconds=result.seconds + time.perf_counter() - started)
     return result
 
 

@@ -29,6 +29,12 @@ class RunParams(Strict):
 class UnlearnParams(RunParams):
     """What every method has that starts at the given checkpoint."""
 
+    bn_statistics: Literal["all", "retain"] = Field(
+        default="all",
+        description="Whose images batch norm's running statistics come from. all: from every image "
+        "a step shows, unlearn samples included, as in the code of the Alignment Calibration paper. "
+        "retain: estimated anew from retained images after the last step.",
+    )
     queue_init: Literal["checkpoint", "retain", "random"] | None = Field(
         default=None,
         description="MoCo only: the queue at the first step, none of it from unlearn samples. "
