@@ -25,7 +25,8 @@ class TwoSampleTest:
 def kolmogorov_smirnov(first: Array, second: Array) -> TwoSampleTest:
     """Largest distance between the (n,) and (m,) scores' cumulative distributions, in [0, 1].
 
-    The p-value is exact up to 10,000 scores a group, asymptotic beyond. Raises ValueError for an empty group or scores that are not finite.
+    The p-value is exact up to 10,000 scores a group, asymptotic beyond. Raises
+    ValueError for an empty group or scores that are not finite.
     """
     _check(first, second)
     result = ks_2samp(first, second)
