@@ -6,7 +6,7 @@ A stage that runs out of time leaves a snapshot and is gone on with by the next 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 from expunge.unlearning import checkpoints
-from expunge.unlearning.candidates import REFERENCE_METHOD, Candidate, CandidateSpec, expand
+from expunge.unlearning.candidates import (
+    REFERENCE_METHOD,
+    Candidate,
+    CandidateSpec,
+    expand,
+    label_of,
+)
 from expunge.unlearning.catalog import parse_params
 from expunge.unlearning.comparison import Comparison, OracleStore
 from expunge.unlearning.comparison.comparing import tabulate
@@ -29,6 +35,8 @@ from tables_of_papers import run_store
 from tables_of_papers.scales import Encoder, Entries, Scale
 
 SNAPSHOT_SECONDS = 60.0
+SHARED = {"batch_size", "weight_decay", "epochs"}
+"""Parameters that labels leave out."""
 
 
 class OutOfTime(Exception):
@@ -188,8 +196,13 @@ class Seed:
         )
 
     def _candidates(self, entries: Entries) -> list[Candidate]:
-        specs = [CandidateSpec.model_validate(entry) for entry in entries]
-        return expand(specs, self.encoder.spec.framework)
+        return [
+            candidate.model_copy(update={"label": _short_label(candidate, entry)})
+            for entry in entries
+            for candidate in expand(
+                [CandidateSpec.model_validate(entry)], self.encoder.spec.framework
+            )
+        ]
 
     @property
     def _settings(self) -> Path:
@@ -213,6 +226,12 @@ class Seed:
     def _result(self, candidate: Candidate) -> Path:
         text = json.dumps([candidate.method, candidate.params], sort_keys=True)
         return self.folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def _short_label(candidate: Candidate, entry: Mapping[str, Any]) -> str:
+    """The method with what is particular to it, without what all settings of a scale share."""
+    told = (set(entry.get("params", {})) - SHARED) | set(entry.get("grid", {}))
+    return label_of(candidate.method, {n: candidate.params[n] for n in sorted(told)})
 
 
 def merged(seeds: Sequence[Finished]) -> Comparison:

@@ -24,8 +24,22 @@ AXIS_NAMES: dict[Objective, str] = {
     "proxy": "Proxy gap, without Retrain (points, less is better)",
 }
 
-FORGETTING_GAP = "Forgetting: EMIA's gap to Retrain (points; 0, 0 is Retrain)"
-UTILITY_GAP = "Utility: test accuracy's gap to Retrain (points)"
+AXES = (("emia", "ta"), ("cosine_unlearn", "cosine_retain"))
+"""Columns that say how much was forgotten, and what it cost; the first pair that a row has."""
+NAMES = {
+    "emia": "EMIA (% of unlearn samples judged non-member)",
+    "ta": "Test accuracy (%)",
+    "cosine_unlearn": "Image-caption cosine on U (x 100)",
+    "cosine_retain": "Image-caption cosine on R (x 100)",
+}
+FORGETTING_GAPS = {
+    "emia": "Forgetting: EMIA's gap to Retrain (points; 0, 0 is Retrain)",
+    "cosine_unlearn": "Forgetting: gap of the cosine on U to Retrain (x 100; 0, 0 is Retrain)",
+}
+UTILITY_GAPS = {
+    "ta": "Utility: test accuracy's gap to Retrain (points)",
+    "cosine_retain": "Utility: gap of the cosine on R to Retrain (x 100)",
+}
 
 
 def write_chart(comparison: Comparison, path: Path) -> None:
@@ -81,7 +95,7 @@ def _bars(axes: Axes, rows: list[Row], colours: list[str], criterion: Objective)
 
 
 def _scatter(axes: Axes, rows: list[Row], colours: list[str], criterion: Objective) -> None:
-    """|EMIA gap| against |TA gap|; without Retrain, EMIA and TA themselves; without labels, FS."""
+    """|EMIA gap| against |TA gap|, for CLIP of the cosines; see `_place` for what else there is."""
     longest = max((row.minutes.mean for row in rows if row.minutes), default=0.0) or 1.0
     for at, (row, colour) in enumerate(zip(rows, colours, strict=True)):
         place = _place(row, criterion)
@@ -95,7 +109,7 @@ def _scatter(axes: Axes, rows: list[Row], colours: list[str], criterion: Objecti
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.margins(0.12)
-    if across == FORGETTING_GAP:
+    if across in FORGETTING_GAPS.values():
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -103,23 +117,29 @@ def _scatter(axes: Axes, rows: list[Row], colours: list[str], criterion: Objecti
     axes.set_title(f"Area: run time, the largest dot {longest:.2g} min", fontsize=9)
 
 
+def _pair(row: Row) -> tuple[str, str] | None:
+    return next((pair for pair in AXES if all(column in row.columns for column in pair)), None)
+
+
 def _place(row: Row, criterion: Objective) -> tuple[float, float] | None:
+    pair = _pair(row)
+    if pair is not None and criterion == "retrain":
+        return row.gaps[pair[0]].value, row.gaps[pair[1]].value
+    if pair is not None:
+        return row.columns[pair[0]].mean, row.columns[pair[1]].mean
     if "emia" not in row.columns:
         return None
-    if "ta" not in row.columns:
-        score = row.forgetting_score.mean if row.forgetting_score else 0.0
-        return row.columns["emia"].mean, score
-    if criterion == "proxy":
-        return row.columns["emia"].mean, row.columns["ta"].mean
-    return row.gaps["emia"].value, row.gaps["ta"].value
+    score = row.forgetting_score.mean if row.forgetting_score else 0.0
+    return row.columns["emia"].mean, score
 
 
 def _axis_titles(row: Row, criterion: Objective) -> tuple[str, str]:
-    if "ta" not in row.columns:
-        return "EMIA (% of unlearn samples judged non-member)", "Forgetting score"
+    pair = _pair(row)
+    if pair is None:
+        return NAMES["emia"], "Forgetting score"
     if criterion == "proxy":
-        return "EMIA (% of unlearn samples judged non-member)", "Test accuracy (%)"
-    return FORGETTING_GAP, UTILITY_GAP
+        return NAMES[pair[0]], NAMES[pair[1]]
+    return FORGETTING_GAPS[pair[0]], UTILITY_GAPS[pair[1]]
 
 
 def _name(row: Row, at: int) -> str:

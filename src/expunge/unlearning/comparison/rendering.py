@@ -9,7 +9,15 @@ from typing import Any
 
 from expunge.unlearning.comparison.records import Cell, Comparison, Gap, Relearning, Row
 
-TITLES = {"emia": "EMIA", "ra": "RA", "ta": "TA", "ua": "UA", "cmia": "CMIA"}
+TITLES = {
+    "emia": "EMIA",
+    "ra": "RA",
+    "ta": "TA",
+    "ua": "UA",
+    "cmia": "CMIA",
+    "cosine_retain": "Cosine on R",
+    "cosine_unlearn": "Cosine on U",
+}
 OVERDONE, RECALLED = "†", "‡"
 LEGEND = {
     OVERDONE: "beyond Retrain on the side of forgetting by more than the uncertainty: over-unlearned",
@@ -132,7 +140,7 @@ def _remarks(comparison: Comparison, table: str) -> Iterable[str]:
     else:
         yield "Nothing is recommended: no candidate succeeded."
     yield (
-        f"Percent, and in brackets the gap to Retrain; ± is the standard deviation over seeds. "
+        f"Percent, or cosines times 100, and in brackets the gap to Retrain; ± is the standard deviation over seeds. "
         f"{settings.sizes['retain']} retained, {settings.sizes['forget']} unlearn and "
         f"{settings.sizes['test']} test samples; seeds {', '.join(map(str, settings.seeds))}; "
         f"protocol {settings.protocol}; {settings.device}, {settings.precision}."
