@@ -57,10 +57,12 @@ def test_the_largest_uniform_draws_the_last_caption_of_any_number() -> None:
 
 
 def test_subsets_and_concatenation_keep_captions_with_their_samples(captions: Captions) -> None:
-    again = Captions.concat([captions.subset(torch.tensor([2, 0])), captions, captions.to("cpu")])
+    others = Captions(captions.tokens + 100, captions.first, captions.count).to("cpu")
+    again = Captions.concat([captions.subset(torch.tensor([2, 0])), others, captions])
     assert len(again) == 10
     for place, sample in enumerate([2, 0, 0, 1, 2, 3, 0, 1, 2, 3]):
-        expected = {10 * sample + j for j in range(COUNTS[sample])}
+        base = 100 if 2 <= place < 6 else 0
+        expected = {base + 10 * sample + j for j in range(COUNTS[sample])}
         assert every_caption(again, place) == expected
 
 
