@@ -101,6 +101,7 @@ def _make_row(
         over_unlearned=[],
         tests=[],
         relearning=None,
+        best_epochs=None,
         reused=False,
         failure=None,
     )

@@ -233,3 +233,24 @@ def test_what_cannot_be_compared_is_refused(case: Any) -> None:
     wrong = [one[0].model_copy(update={"params": {"epochs": 0}})]
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         compare(case.learner, *case.sets, wrong)
+
+
+def test_keep_best_returns_the_epoch_with_the_smallest_proxy_gap(compared: Any) -> None:
+    """The row of three epochs with keep_best is that of the best of one, two and three epochs."""
+    case = compared.case
+    shared = {"learning_rate": 0.05, "batch_size": 8}
+    (three,) = expand([{"method": "fine_tune", "params": {**shared, "epochs": 3}}], "simclr")
+    kept = compare(case.learner, *case.sets, [three], seeds=[0], keep_best=True)
+    shorter = [
+        candidate
+        for epochs in (1, 2, 3)
+        for candidate in expand(
+            [{"method": "fine_tune", "params": {**shared, "epochs": epochs}}], "simclr"
+        )
+    ]
+    plain = compare(case.learner, *case.sets, shorter, seeds=[0])
+    gaps = [row.proxy_gap.value for row in plain.rows if row.kind == "candidate"]
+    row = row_of(kept, "fine_tune")
+    assert row.best_epochs == [1 + gaps.index(min(gaps))]
+    assert row.proxy_gap.value == min(gaps)
+    assert kept.settings.keep_best

@@ -40,13 +40,15 @@ def compare(
     protocol: Protocol = "corrected",
     oracle: OracleStore | None = None,
     relearn: bool = False,
+    keep_best: bool = False,
     on_progress: OnComparisonProgress | None = None,
 ) -> Comparison:
     """Run every candidate under every seed and set the paper's table up (`science.md`, Metrics).
 
     `candidates` as `candidates.expand` makes them. `retrain`: parameters of Retrain, absent ones by
     the framework's defaults; None for a comparison without, which is decided by the proxy gap.
-    `oracle` keeps Retrain's weights for later comparisons. A candidate whose loss or outputs are
+    `oracle` keeps Retrain's weights for later comparisons. `keep_best` measures candidates after each
+    epoch and keeps the one with the smallest proxy gap. A candidate whose loss or outputs are
     not finite, or whose run otherwise ends in a TrainingError, is a row with its reason.
     `on_progress` may raise anything but TrainingError and ValueError to stop.
 
@@ -60,7 +62,17 @@ def compare(
     if not candidates or len(labels) < len(candidates):
         raise ValueError("a comparison needs candidates, each once")
     bench = Bench(
-        learner, retain, forget, test, list(seeds), retrain, device, protocol, oracle, relearn
+        learner=learner,
+        retain=retain,
+        forget=forget,
+        test=test,
+        seeds=list(seeds),
+        retrain=retrain,
+        device=device,
+        protocol=protocol,
+        oracle=oracle,
+        relearn=relearn,
+        keep_best=keep_best,
     )
     laboratory = Laboratory(bench, len(candidates), on_progress)
     settings = [laboratory.run(candidate) for candidate in candidates]

@@ -92,6 +92,8 @@ class Row:
     """Columns that lie beyond Retrain's on the side of forgetting by more than the uncertainty."""
     tests: list[SeedTests]
     relearning: Relearning | None
+    best_epochs: list[int] | None
+    """By seed, 1-based; None unless the best epoch was asked for."""
     reused: bool
     """Whether any seed's weights came from the oracle store instead of a run."""
     failure: str | None
@@ -134,6 +136,8 @@ class Settings:
     retrain: dict[str, Any] | None
     """Every parameter of Retrain; None for a comparison without."""
     relearn: bool
+    keep_best: bool
+    """Whether every candidate's row is that of its best epoch by proxy gap."""
     device: str
     precision: str
     torch: str

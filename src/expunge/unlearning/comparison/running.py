@@ -5,12 +5,15 @@ Keeps nothing on disk but what the oracle store keeps.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import torch
 
 from expunge.unlearning.candidates import REFERENCE_METHOD, Candidate
 from expunge.unlearning.catalog import parse_params
+from expunge.unlearning.comparison.estimates import combine
+from expunge.unlearning.comparison.gaps import proxy_gap_terms
 from expunge.unlearning.comparison.oracle import OracleStore, retrained
 from expunge.unlearning.comparison.records import BEFORE, RETRAIN, Settings
 from expunge.unlearning.comparison.relearning import (
@@ -25,7 +28,7 @@ from expunge.unlearning.errors import TrainingError
 from expunge.unlearning.evaluation import Evaluation, Protocol, evaluate
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.hardware import precision_for, resolve_device
-from expunge.unlearning.training import OnProgress, Progress, unlearn
+from expunge.unlearning.training import OnProgress, Progress, Score, unlearn
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Bench:
     protocol: Protocol = "corrected"
     oracle: OracleStore | None = None
     relearn: bool = False
+    keep_best: bool = False
+    """Whether candidates are measured after every epoch, and the epoch with the smallest proxy gap
+    is what they return; the time that takes is not counted."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -85,6 +91,7 @@ class Bench:
             },
             retrain=params,
             relearn=self.relearn,
+            keep_best=self.keep_best,
             device=device.type,
             precision=precision_for(device),
             torch=torch.__version__,
@@ -181,8 +188,23 @@ class Laboratory:
             seed=seed,
             device=bench.device,
             on_progress=self._inner(candidate.label, seed),
+            score=self._score(seed) if bench.keep_best else None,
         )
-        return self._measured(result.learner, seed, result.seconds, candidate.label)
+        run = self._measured(result.learner, seed, result.seconds, candidate.label)
+        return replace(run, best_epoch=result.best_epoch)
+
+    def _score(self, seed: int) -> Score:
+        """The proxy gap under one seed; an encoder that cannot be measured is never the best."""
+        before = Setting("before", BEFORE, [self._before[seed]])
+
+        def score(learner: Learner) -> float:
+            try:
+                run = Run(seed, self.bench.evaluate(learner, seed))
+            except ValueError:
+                return nan
+            return combine(proxy_gap_terms(Setting("candidate", "", [run]), before)).value
+
+        return score
 
     def _measured(self, learner: Learner, seed: int, seconds: float, label: str) -> Run:
         bench = self.bench

@@ -29,6 +29,8 @@ class Run:
     """Whether the weights were read from an oracle store."""
     relearned: int | None = None
     """Epochs; None where the cap was not enough, or nobody asked."""
+    best_epoch: int | None = None
+    """Whose weights these are; None where nobody asked for the best."""
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:

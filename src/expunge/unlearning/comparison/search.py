@@ -47,6 +47,7 @@ def search(
     protocol: Protocol = "corrected",
     oracle: OracleStore | None = None,
     relearn: bool = False,
+    keep_best: bool = False,
     on_progress: OnComparisonProgress | None = None,
 ) -> Comparison:
     """Try `trials` settings of `method`, each chosen in the light of those before.
@@ -69,7 +70,17 @@ def search(
     if objective == "retrain" and retrain is None:
         raise ValueError("the objective 'retrain' needs Retrain's parameters")
     bench = Bench(
-        learner, retain, forget, test, list(seeds), retrain, device, protocol, oracle, relearn
+        learner=learner,
+        retain=retain,
+        forget=forget,
+        test=test,
+        seeds=list(seeds),
+        retrain=retrain,
+        device=device,
+        protocol=protocol,
+        oracle=oracle,
+        relearn=relearn,
+        keep_best=keep_best,
     )
     laboratory = Laboratory(bench, trials, on_progress)
     tried: dict[str, Setting] = {}

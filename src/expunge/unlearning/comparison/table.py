@@ -54,6 +54,7 @@ def make_row(setting: Setting, reference: Reference) -> Row:
         over_unlearned=overdone(differences),
         tests=[_tests(run, other) for run, other in zip(runs, others, strict=bool(others))],
         relearning=_relearning(setting) if reference.relearn else None,
+        best_epochs=[run.best_epoch for run in runs if run.best_epoch is not None] or None,
         reused=any(run.reused for run in runs),
         failure=_first_failure(setting),
     )
