@@ -127,3 +127,12 @@ def test_pretraining_defaults_are_the_papers() -> None:
     params = PretrainParams()
     assert (params.epochs, params.learning_rate, params.batch_size) == (800, 0.06, 512)
     assert params.schedule == "cosine"
+
+
+@pytest.mark.parametrize("framework", ["simclr", "byol", "clip", "supervised"])
+def test_a_queue_is_moco_s_alone(framework: str) -> None:
+    assert parse_params("fine_tune", "moco", {"queue_init": "random"})
+    with pytest.raises(
+        ValidationError, match=f"only moco has a queue; leave it out for {framework}"
+    ):
+        parse_params("fine_tune", framework, {"queue_init": "random"})

@@ -127,3 +127,13 @@ def test_the_classifier_leaves_in_a_release(supervised_spec: EncoderSpec, tmp_pa
     released = load_file(tmp_path / "released")
     assert released.keys() == learner.state_dict().keys()
     assert "classifier.weight" in released
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_the_classifier_does_not_have_is_named(
+    supervised_spec: EncoderSpec, make_images: Callable[..., ImageSet], label: int
+) -> None:
+    images = make_images(4)
+    wrong = replace(images, labels=torch.tensor([0, 1, 2, label]))
+    with pytest.raises(LabelError, match=f"but one is {label}"):
+        pretrain(supervised_spec, wrong, {"epochs": 1}, seed=0)

@@ -35,6 +35,13 @@ class CaptionError(TrainingError):
         super().__init__("the encoder learns from captions, but not every sample has one")
 
 
+class CaptionLengthError(TrainingError):
+    """Captions were cut to another length than the text tower takes."""
+
+    def __init__(self, found: int, expected: int) -> None:
+        super().__init__(f"captions of {found} tokens, but the encoder takes {expected}")
+
+
 class LabelError(TrainingError):
     """A supervised encoder is trained on labels that its classifier has."""
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
 from expunge.unlearning.catalog.encoders import Framework
 from expunge.unlearning.catalog.params import (
     AlignmentCalibrationParams,
@@ -183,7 +186,19 @@ def parse_params(method: str, framework: str, params: Mapping[str, Any]) -> RunP
     entry = METHODS[method]
     if framework not in entry.frameworks:
         raise MethodNotForFramework(method, framework)
-    return entry.params.model_validate({**entry.defaults.get(framework, {}), **params})
+    parsed = entry.params.model_validate({**entry.defaults.get(framework, {}), **params})
+    queue_init = getattr(parsed, "queue_init", None)
+    if queue_init is not None and framework != "moco":
+        wrong = PydanticCustomError(
+            "not_for_framework",
+            "only moco has a queue; leave it out for {framework}",
+            {"framework": framework},
+        )
+        raise ValidationError.from_exception_data(
+            entry.params.__name__,
+            [InitErrorDetails(type=wrong, loc=("queue_init",), input=queue_init)],
+        )
+    return parsed
 
 
 def pretrain_params(framework: str, params: Mapping[str, Any]) -> PretrainParams:

@@ -3,12 +3,17 @@
 import torch
 from torch import Tensor
 
-from expunge.unlearning.catalog import EncoderSpec
+from expunge.unlearning.catalog import CLIP, EncoderSpec, Supervised
 from expunge.unlearning.data.augmentation import training_views
 from expunge.unlearning.data.batches import StepIndices
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix, uniforms
-from expunge.unlearning.errors import CaptionError, ImageSizeError, LabelError
+from expunge.unlearning.errors import (
+    CaptionError,
+    CaptionLengthError,
+    ImageSizeError,
+    LabelError,
+)
 from expunge.unlearning.methods.base import Batch
 
 VIEWS_PER_STEP = 3
@@ -23,14 +28,18 @@ def check_samples(samples: ImageSet, spec: EncoderSpec) -> None:
     """Raises ImageSizeError, CaptionError or LabelError if an encoder cannot be trained on them."""
     if samples.image_size != spec.image_size:
         raise ImageSizeError(samples.image_size, spec.image_size)
-    if spec.pairing == "caption" and samples.captions is None:
-        raise CaptionError
-    classes = getattr(spec.objective, "classes", None)
-    if classes is not None:
-        if samples.labels is None:
-            raise LabelError(None, classes)
-        if len(samples) and int(samples.labels.max()) >= classes:
-            raise LabelError(int(samples.labels.max()), classes)
+    match spec.objective:
+        case CLIP(context_length=tokens):
+            if samples.captions is None:
+                raise CaptionError
+            if samples.captions.tokens.shape[1] != tokens:
+                raise CaptionLengthError(samples.captions.tokens.shape[1], tokens)
+        case Supervised(classes=classes):
+            if samples.labels is None:
+                raise LabelError(None, classes)
+            for extreme in samples.labels.aminmax() if len(samples) else ():
+                if not 0 <= int(extreme) < classes:
+                    raise LabelError(int(extreme), classes)
 
 
 class Source:
