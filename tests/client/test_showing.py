@@ -18,6 +18,7 @@ from expunge.client.resources import End, Progress, StateChange
 NOW = "2026-01-01T00:00:00Z"
 RESULT = ComparisonResult.model_validate(
     {
+        "columns": ["emia"],
         "rows": [
             {
                 "kind": "retrain",

@@ -24,7 +24,7 @@ from expunge.registry.database import sessions
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Job, Model, Party, Request, Role
-from expunge.unlearning.catalog import Architecture, EncoderSpec, MoCo, PretrainParams, SimCLR
+from expunge.unlearning.catalog import CLIP, Architecture, EncoderSpec, MoCo, PretrainParams, SimCLR
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
 
@@ -37,6 +37,7 @@ ENCODER = EncoderSpec(
     architecture=Architecture(width=4),
     image_size=16,
 )
+SMALLEST_CLIP = EncoderSpec(objective=CLIP(context_length=16), image_size=16)
 MOCO = EncoderSpec(
     objective=MoCo(projector_dim=8, queue_size=32),
     architecture=Architecture(width=4),
@@ -46,15 +47,21 @@ SHORT = PretrainParams(epochs=2, batch_size=16)
 LONG = PretrainParams(epochs=10_000, batch_size=16)
 
 
-def images(prefix: str, count: int, seed: int) -> list[Sample]:
-    """Noise images as PNG, 16 × 16."""
+def images(prefix: str, count: int, seed: int, *, captioned: bool = False) -> list[Sample]:
+    """Noise images as PNG, 16 × 16, with labels and, on demand, captions."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
         out = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(out, "PNG")
         found.append(
-            make_sample(f"{prefix}-{number:03d}", "png", out.getvalue(), label=number % 10)
+            make_sample(
+                f"{prefix}-{number:03d}",
+                "png",
+                out.getvalue(),
+                label=number % 10,
+                caption=f"noise number {number} of {prefix}" if captioned else None,
+            )
         )
     return found
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
-from tests.worker.lab import Lab, Running, World, images
+from tests.worker.lab import SMALLEST_CLIP, Lab, Running, World, images
 
 from expunge.registry import comparisons, datasets, models
 from expunge.registry.comparisons import Plan
 from expunge.registry.objects import read_bytes
 from expunge.registry.tables import Checkpoint, Comparison
+from expunge.unlearning.candidates import CandidateSpec
+from expunge.unlearning.catalog import PretrainParams
 from expunge.worker import oracles
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
@@ -189,6 +191,25 @@ def test_a_grant_withdrawn_while_it_waits_ends_it(lab: Lab, trained: World) -> N
     assert job.state == "failed"
     assert str(job.reason).startswith("a data set may not be trained on any more: ")
     assert trained.second in str(job.reason)
+
+
+def test_an_encoder_of_pairs_is_trained_and_compared_on_captions(lab: Lab, trained: World) -> None:
+    owner = trained.model_owner
+    kept, gone, control = (
+        lab.sealed(owner, name, images(name, 8, number, captioned=True))
+        for number, name in enumerate(("kept", "gone", "unseen"))
+    )
+    model = lab.model(owner, SMALLEST_CLIP, name="pairs", control_dataset_id=control)
+    params = PretrainParams(epochs=1, batch_size=8)
+    lab.runner.run(lab.pretraining(owner, model, [kept, gone], params))
+    with lab.sessions.begin() as session:
+        plan = Plan(methods=[CandidateSpec(method="fine_tune", params={"epochs": 1})])
+        row = comparisons.create(session, owner, model_id=model, dataset_ids=[gone], plan=plan)
+    lab.runner.run(row.job_id)
+    done = found(lab, row)
+    assert done.job.state == "succeeded", done.job.reason
+    assert done.result is not None
+    assert "cosine_unlearn" in done.result["columns"]
 
 
 class TestOracles:

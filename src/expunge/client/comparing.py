@@ -14,6 +14,8 @@ from expunge.client.comparisons import Cell, Comparison, ComparisonResult, Gap, 
 from expunge.client.progress import LOG_LINE_EVERY_SECONDS, left
 
 NOT_THERE = "–"
+ACRONYM_CHARS = 4
+"""EMIA, RA, TA, UA, CMIA; longer ids are words."""
 
 
 def follow(comparisons: Iterable[Comparison], console: Console) -> Comparison | None:
@@ -37,12 +39,12 @@ def describe(progress: RunProgress) -> str:
 def result_table(result: ComparisonResult) -> RenderableType:
     """The table as the papers print it, then failures, notes and the recommended setting."""
     rows = [row for row in result.rows if row.columns]
-    names = list(rows[0].columns) if rows else []
+    names = result.columns
     with_gaps = any(row.avg_gap for row in rows)
     table = Table(box=SIMPLE_HEAD, collapse_padding=True)
     table.add_column("setting", overflow="fold")
     for name in (*names, "avg gap" if with_gaps else "proxy gap", "FS", "min"):
-        table.add_column(name.upper() if name in names else name, justify="right")
+        table.add_column(_title(name) if name in names else name, justify="right")
     best = result.recommended.label if result.recommended else None
     for row in rows:
         gap = row.avg_gap if with_gaps else row.proxy_gap
@@ -68,6 +70,10 @@ def result_table(result: ComparisonResult) -> RenderableType:
     else:
         lines.append("[bold]No setting can be recommended.")
     return Group(table, *lines)
+
+
+def _title(column: str) -> str:
+    return column.upper() if len(column) <= ACRONYM_CHARS else column.replace("_", " ")
 
 
 def _measure(row: Row, name: str) -> str:

@@ -68,6 +68,8 @@ class Recommendation(Resource):
 class ComparisonResult(Resource):
     """The table; `recommended` is None if every setting failed."""
 
+    columns: list[str]
+    """In the order of the table."""
     rows: list[Row]
     recommended: Recommendation | None = None
     notes: list[str]

@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge.unlearning import checkpoints
 from expunge.unlearning.candidates import Candidate, Range
+from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.comparison import (
     Comparison,
     ComparisonProgress,
@@ -20,7 +21,7 @@ from expunge.unlearning.comparison import (
     to_markdown,
     write_chart,
 )
-from expunge.unlearning.data.image_set import ImageSet, load_shards
+from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.errors import TrainingError
 from expunge.worker.supervisor_pipe import Supervisor
 from expunge.worker.task import ComparisonTask
@@ -33,10 +34,9 @@ def run(task: ComparisonTask, supervisor: Supervisor) -> None:
         TrainingError, CheckpointMismatch: with a reason in words.
     """
     learner = checkpoints.load(Path(task.base))
-    size = learner.spec.image_size
-    retain = _load(task.retain_shards, size)
-    forget = _load(task.unlearn_shards, size)
-    test = _load(task.test_shards, size)
+    retain = _load(task.retain_shards, learner.spec)
+    forget = _load(task.unlearn_shards, learner.spec)
+    test = _load(task.test_shards, learner.spec)
     asked = task.settings
     common: dict[str, Any] = {
         "seeds": asked["seeds"],
@@ -91,11 +91,11 @@ def _wanted(asked: dict[str, Any]) -> dict[str, Any]:
     return asked | {"ranges": ranges}
 
 
-def _load(shards: dict[str, list[str]], size: int) -> ImageSet:
+def _load(shards: dict[str, list[str]], spec: EncoderSpec) -> ImageSet:
     """All samples, named by data set and position: their own names are their owners' business."""
     sets = []
     for dataset_id, paths in sorted(shards.items()):
-        images = load_shards([Path(path) for path in paths], size)
+        images = load_for(spec, [Path(path) for path in paths])
         names = [f"{dataset_id}/{position:06d}" for position in range(len(images))]
         sets.append(replace(images, keys=names))
     return ImageSet.concat(sets)

@@ -12,7 +12,7 @@ from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import audit
 from expunge.unlearning.audit_report import Group
 from expunge.unlearning.catalog import EncoderSpec
-from expunge.unlearning.data.image_set import ImageSet, load_shards
+from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.training import TrainingResult, pretrain, unlearn
 from expunge.worker.supervisor_pipe import Supervisor
 from expunge.worker.task import TrainingTask
@@ -73,7 +73,8 @@ def run(task: TrainingTask, supervisor: Supervisor) -> None:
 
 
 def _load(shards: list[str], task: TrainingTask) -> ImageSet:
-    return load_shards([Path(shard) for shard in shards], task.encoder["image_size"])
+    spec = EncoderSpec.model_validate(task.encoder)
+    return load_for(spec, [Path(shard) for shard in shards])
 
 
 def _draw(images: ImageSet, seed: int) -> ImageSet:

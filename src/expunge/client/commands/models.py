@@ -21,8 +21,15 @@ def create(
     session: Session,
     name: Annotated[str, typer.Argument(help="Any name.")],
     *,
-    framework: Annotated[str, typer.Option(help="simclr or moco.")] = "simclr",
-    architecture: Annotated[str, typer.Option(help="Encoder network.")] = "resnet18_cifar",
+    framework: Annotated[
+        str, typer.Option(help="simclr, moco, byol, clip or supervised.")
+    ] = "simclr",
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder network, resnet18_cifar if left out; of CLIP, open_clip's name."
+        ),
+    ] = None,
     width: Annotated[int, typer.Option(help="Channels of the first stage.")] = 64,
     image_size: Annotated[int, typer.Option(help="Pixels a side.")] = 32,
     objective: Annotated[
@@ -42,9 +49,12 @@ def create(
     """
     encoder: dict[str, Any] = {
         "objective": {"framework": framework, **pairs(objective)},
-        "architecture": {"name": architecture, "width": width},
         "image_size": image_size,
     }
+    if framework != "clip":
+        encoder["architecture"] = {"name": architecture or "resnet18_cifar", "width": width}
+    elif architecture is not None:
+        encoder["architecture"] = {"name": "open_clip", "model": architecture}
     policy = {"batch_window_seconds": batch_window, "promotion": promotion}
     model = session.client.create_model(name, encoder, control_dataset_id=control, policy=policy)
     session.show(model, hint=f"Next: expunge models pretrain {model.id} --dataset dst_… --watch")
