@@ -7,6 +7,8 @@ Every seed has its own split and its own pre-trained encoder; Retrain is trained
 settings on the retain set alone. All that is finished is kept under --work, and a call that was
 stopped, or ran into --minutes, is gone on with by the same command (exit status 3: not finished).
 `--ablation` runs Alignment Calibration without its parts and over beta instead of the table.
+`--pack DIR` leaves what is finished in files of less than 16 MB, for a machine whose disk does not
+last; `--unpack DIR` brings it back first.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 import torch
 
 import record
-from tables_of_papers import data, page
+from tables_of_papers import carrying, data, page
 from tables_of_papers.scales import SCALES, Encoder, Scale
 from tables_of_papers.stages import Deadline, Finished, OutOfTime, Seed, merged, split
 
@@ -32,6 +34,8 @@ def main() -> int:
     scale = SCALES[args.scale]
     torch.set_num_threads(args.threads)
     started = time.monotonic()
+    if args.unpack:
+        carrying.unpack(args.unpack, args.work)
     deadline = Deadline(started + 60 * args.minutes, _say)
     frameworks = args.frameworks or [n for n in scale.encoders if n != "clip" or args.captions]
     complete = True
@@ -49,6 +53,8 @@ def main() -> int:
                 found.append(finished)
         if args.stage in ("all", "methods") and len(found) == len(args.seeds):
             print("\n", _write(args, scale, framework, encoder, found), file=sys.stderr)
+    if args.pack:
+        carrying.pack(args.work, args.pack)
     return 0 if complete else NOT_FINISHED
 
 
@@ -89,7 +95,7 @@ def _write(
         **record.conditions(
             torch.device(comparison.settings.device),
             os.getloadavg()[0],
-            hidden=[str(p) for p in (args.data, args.captions, args.work) if p],
+            hidden=[str(p) for p in _folders(args) if p],
         ),
         "threads": args.threads,
         "seeds": comparison.settings.seeds,
@@ -100,8 +106,12 @@ def _write(
         "attack_before_auc": [round(each.auc.value, 3) for each in attacks],
     }
     return page.write(
-        record.RESULTS / "tables", f"{args.name}-{framework}-{kind}", comparison, scale.paper, facts
+        args.results, f"{args.name}-{framework}-{kind}", comparison, scale.paper, facts
     )
+
+
+def _folders(args: argparse.Namespace) -> list[Path | None]:
+    return [args.data, args.captions, args.work, args.results, args.pack, args.unpack]
 
 
 def _say(text: str) -> None:
@@ -126,6 +136,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="limit of this call")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", type=Path, default=record.RESULTS / "tables")
+    parser.add_argument("--pack", type=Path, default=None)
+    parser.add_argument("--unpack", type=Path, default=None)
     parser.add_argument("--name", required=True, help="of the result files")
     return parser.parse_args()
 

@@ -136,3 +136,16 @@ def test_a_queue_is_moco_s_alone(framework: str) -> None:
         ValidationError, match=f"only moco has a queue; leave it out for {framework}"
     ):
         parse_params("fine_tune", framework, {"queue_init": "random"})
+
+
+def test_an_architecture_without_a_name_is_the_framework_s_usual_one() -> None:
+    narrow = EncoderSpec.model_validate(
+        {"objective": {"framework": "byol"}, "architecture": {"width": 8}}
+    )
+    assert narrow.architecture == Architecture(name="resnet18_cifar", width=8)
+    towers = EncoderSpec.model_validate({"objective": {"framework": "clip"}})
+    assert towers.architecture.name == "open_clip"
+    with pytest.raises(ValidationError, match="open_clip is for clip"):
+        EncoderSpec.model_validate(
+            {"objective": {"framework": "clip"}, "architecture": {"name": "resnet50"}}
+        )

@@ -191,14 +191,17 @@ class EncoderSpec(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _towers_by_default(cls, data: Any) -> Any:
-        """CLIP without an architecture gets the small towers."""
-        if isinstance(data, dict) and "architecture" not in data:
-            objective = data.get("objective")
-            named = objective.get("framework") if isinstance(objective, dict) else None
-            if named == "clip" or isinstance(objective, CLIP):
-                return {**data, "architecture": OpenClip()}
-        return data
+    def _architecture_by_default(cls, data: Any) -> Any:
+        """Without a name, CLIP gets open_clip's towers and every other framework a ResNet-18."""
+        if not isinstance(data, dict):
+            return data
+        objective, architecture = data.get("objective"), data.get("architecture", {})
+        if not isinstance(architecture, dict) or "name" in architecture:
+            return data
+        framework = objective.get("framework") if isinstance(objective, dict) else None
+        paired = framework == "clip" or isinstance(objective, CLIP)
+        name = "open_clip" if paired else "resnet18_cifar"
+        return {**data, "architecture": {"name": name, **architecture}}
 
     @model_validator(mode="after")
     def _towers_only_for_clip(self) -> Self:

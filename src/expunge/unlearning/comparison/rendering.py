@@ -25,6 +25,10 @@ LEGEND = {
 }
 
 
+JUDGEMENTS = {"emia": "emia_non_member", "cmia": "cmia_non_member", "ua": "probe_right"}
+"""Columns of per-sample scores; encoders of pairs have none of them."""
+
+
 def to_dict(comparison: Comparison) -> dict[str, Any]:
     """All but the per-sample values, ready for JSON; every number with its samples and seeds."""
     agreement, recommended = comparison.rank_agreement, comparison.recommended
@@ -60,12 +64,10 @@ def per_sample_csv(comparison: Comparison) -> str:
                 "key": key,
                 "emia_score": f"{scores.alignment[at]:.6f}",
                 "forgetting_score": f"{scores.forgetting_score[at]:.6f}",
-                "emia_non_member": int(scores.judged["emia"][at]),
             }
             if scores.confidence is not None:
                 line["cmia_score"] = f"{scores.confidence[at]:.6f}"
-                line["cmia_non_member"] = int(scores.judged["cmia"][at])
-                line["probe_right"] = int(scores.judged["ua"][at])
+            line |= {JUDGEMENTS[name]: int(each[at]) for name, each in scores.judged.items()}
             lines.append(line)
     return _csv(lines)
 
