@@ -88,7 +88,12 @@ def test_a_comparison_is_queued_with_every_parameter_filled_in(
         {"method": "fine_tune"},
     ]
     body = scene.ask(
-        methods=methods, with_retrain=True, retrain_params={"epochs": 3}, seeds=[0, 1], relearn=True
+        methods=methods,
+        with_retrain=True,
+        retrain_params={"epochs": 3},
+        seeds=[0, 1],
+        relearn=True,
+        keep_best=True,
     )
     answer = model_owner.post("/comparisons", body)
     assert answer.status_code == 202, answer.text
@@ -107,7 +112,8 @@ def test_a_comparison_is_queued_with_every_parameter_filled_in(
     assert len({each["label"] for each in settings["candidates"]}) == 3
     assert settings["retrain_params"]["epochs"] == 3
     assert settings["retrain_params"]["schedule"] == "cosine"
-    assert (settings["seeds"], settings["relearn"], settings["search"]) == ([0, 1], True, None)
+    assert (settings["seeds"], settings["search"]) == ([0, 1], None)
+    assert settings["relearn"] is settings["keep_best"] is True
     assert found["result"] is found["files"] is found["progress"] is None
     assert model_owner.get(answer.headers["location"]).json() == found
     listed = model_owner.get("/comparisons").json()["items"]

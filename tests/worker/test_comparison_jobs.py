@@ -139,7 +139,7 @@ def test_a_comparison_whose_every_setting_fails_succeeds_and_recommends_nothing(
 
 def test_a_search_is_a_comparison_of_what_it_tried(lab: Lab, trained: World) -> None:
     search = {"method": "fine_tune", "params": TINY, "trials": 2}
-    row = asked(lab, trained, [trained.first], methods=None, search=search)
+    row = asked(lab, trained, [trained.first], methods=None, search=search, keep_best=True)
     lab.runner.run(row.job_id)
     done = found(lab, row)
     assert done.job.state == "succeeded", done.job.reason
@@ -147,6 +147,7 @@ def test_a_search_is_a_comparison_of_what_it_tried(lab: Lab, trained: World) -> 
     tried = [each for each in done.result["rows"] if each["kind"] == "candidate"]
     assert len({each["params"]["learning_rate"] for each in tried}) == 2
     assert {each["params"]["epochs"] for each in tried} == {1}
+    assert [each["best_epochs"] for each in tried] == [[1], [1]]
 
 
 def test_what_cannot_be_measured_fails_the_job_with_the_reason(lab: Lab, trained: World) -> None:

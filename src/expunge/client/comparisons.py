@@ -123,6 +123,7 @@ class Comparisons:
         retrain_params: Mapping[str, Any] | None = None,
         seeds: Sequence[int] = (0,),
         relearn: bool = False,
+        keep_best: bool = False,
         protocol: Literal["corrected", "released"] = "corrected",
         idempotency_key: str | None = None,
         wait: bool = True,
@@ -141,6 +142,7 @@ class Comparisons:
             "retrain_params": dict(retrain_params or {}),
             "seeds": list(seeds),
             "relearn": relearn,
+            "keep_best": keep_best,
             "protocol": protocol,
         }
         answer = self._transport.send(

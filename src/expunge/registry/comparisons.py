@@ -76,6 +76,11 @@ class Plan(BaseModel):
     relearn: bool = Field(
         default=False, description="Also measure how soon the forgotten samples are learned again."
     )
+    keep_best: bool = Field(
+        default=False,
+        description="Measure each setting after every epoch and keep the epoch with the smallest "
+        "proxy gap; the time that takes is not counted.",
+    )
     protocol: Literal["corrected", "released"] = Field(
         default="corrected", description="Of the measurements: as in the paper's code, or better."
     )
@@ -230,6 +235,7 @@ def _settings(encoder: EncoderSpec, plan: Plan) -> dict[str, Any]:
         "retrain_params": retrain,
         "seeds": plan.seeds,
         "relearn": plan.relearn,
+        "keep_best": plan.keep_best,
         "protocol": plan.protocol,
     }
 

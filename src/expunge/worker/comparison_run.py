@@ -45,6 +45,7 @@ def run(task: ComparisonTask, supervisor: Supervisor) -> None:
         "protocol": asked["protocol"],
         "oracle": OracleStore(Path(task.oracles)),
         "relearn": asked["relearn"],
+        "keep_best": asked["keep_best"],
         "on_progress": Reporter(supervisor),
     }
     try:

@@ -63,6 +63,7 @@ class Settings(BaseModel):
     retrain_params: dict[str, Any] | None
     seeds: list[int]
     relearn: bool
+    keep_best: bool
     protocol: str
 
 

@@ -59,6 +59,10 @@ def compare(
         list[str] | None, typer.Option(help="Parameter of Retrain, e.g. epochs=200; repeatable.")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    keep_best: Annotated[
+        bool,
+        typer.Option("--keep-best", help="Keep the epoch of each setting with the best proxy gap."),
+    ] = False,
     relearn: Annotated[
         bool, typer.Option("--relearn", help="Measure how soon it is learned again.")
     ] = False,
@@ -85,6 +89,7 @@ def compare(
         retrain_params=pairs(retrain_param),
         seeds=_seeds(seeds),
         relearn=relearn,
+        keep_best=keep_best,
         protocol=protocol,  # type: ignore[arg-type]  # the service says which there are
         wait=False,
     )
