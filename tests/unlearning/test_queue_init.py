@@ -98,6 +98,17 @@ def test_retain_fills_it_with_keys_of_retained_samples(
         torch.testing.assert_close(row, nn.functional.normalize(key, dim=1)[0])
 
 
+def test_a_queue_without_any_row_is_filled_with_retained_keys(
+    images: ImageSet, moco_spec: EncoderSpec
+) -> None:
+    """Otherwise the first step of gradient ascent would have a constant loss, and be none."""
+    fresh = build(moco_spec, seed=0)
+    retain, unlearned = images.subset(range(30)), images.subset(range(30, 40))
+    result = unlearn(fresh, retain, unlearned, "gradient_ascent", {"epochs": 1}, seed=0)
+    assert result.steps == 1
+    assert result.history[0]["unlearn"] > 0.1
+
+
 def test_retain_leaves_slots_empty_where_samples_are_few(
     make_images: MakeImages,
     learner: MoCo,

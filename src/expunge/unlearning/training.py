@@ -102,7 +102,12 @@ def unlearn(
     trained = chosen.start(learner, seed)
     trained.purge(forget.ids)
     if isinstance(trained, MoCo) and isinstance(checked, UnlearnParams):
-        _fill_queue(trained.to(run.device), retain, checked.queue_init or "checkpoint", seed)
+        _fill_queue(
+            trained.to(run.device),
+            retain,
+            checked.queue_init or ("retain" if trained.queue_is_empty else "checkpoint"),
+            seed,
+        )
     result = run.train(
         trained,
         retain if chosen.uses_retain_set else None,

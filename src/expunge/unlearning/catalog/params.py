@@ -38,9 +38,9 @@ class UnlearnParams(RunParams):
     queue_init: Literal["checkpoint", "retain", "random"] | None = Field(
         default=None,
         description="MoCo only: the queue at the first step, none of it from unlearn samples. "
-        "checkpoint (the default): as stored, without the rows of unlearn samples. retain: keys of "
-        "retained samples, made by the key encoder. random: random directions, as in the code of "
-        "the Alignment Calibration paper.",
+        "checkpoint: as stored, without the rows of unlearn samples; the default, unless no row is "
+        "left. retain: keys of retained samples, made by the key encoder. random: random "
+        "directions, as in the code of the Alignment Calibration paper.",
     )
 
 

@@ -99,6 +99,11 @@ class MoCo(Learner):
         self.queue_ids[hit] = EMPTY
         return int(hit.sum())
 
+    @property
+    def queue_is_empty(self) -> bool:
+        """Whether there is no negative at all, so that the first step's loss is constant."""
+        return bool((self.queue_ids == EMPTY).all())
+
     @torch.no_grad()
     def scramble_queue(self) -> None:
         """Fill the queue with random directions of no sample, from torch's global generator.
