@@ -17,7 +17,12 @@ from expunge.unlearning.catalog import (
     parse_params,
 )
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.errors import EmptySetError, ImageSizeError, NonFiniteLossError
+from expunge.unlearning.errors import (
+    EmptySetError,
+    ImageSizeError,
+    NonFiniteLossError,
+    NonFiniteWeightsError,
+)
 from expunge.unlearning.frameworks import Learner, build
 from expunge.unlearning.training import Progress, pretrain, unlearn
 
@@ -157,6 +162,15 @@ def test_a_loss_that_is_not_finite_stops_with_its_reason(
         )
 
 
+def test_weights_that_the_last_step_ruined_are_refused(
+    make_images: MakeImages, simclr_spec: EncoderSpec
+) -> None:
+    """Every loss was finite: each is that of the weights before its step."""
+    params = {"epochs": 2, "learning_rate": 10.0, "weight_decay": 1.0, "batch_size": 4}
+    with pytest.raises(NonFiniteWeightsError, match=r"running_var first\)"):
+        pretrain(simclr_spec, make_images(20), params | {"schedule": "constant"}, seed=0)
+
+
 @pytest.mark.parametrize(("retain", "forget", "name"), [(0, 4, "retain"), (4, 0, "unlearn")])
 def test_an_empty_set_is_refused_by_name(
     make_images: MakeImages, simclr_spec: EncoderSpec, retain: int, forget: int, name: str
@@ -178,6 +192,16 @@ def test_images_of_another_size_are_refused(
 ) -> None:
     with pytest.raises(ImageSizeError, match="32 pixels, but the encoder takes 16"):
         pretrain(simclr_spec, make_images(4, size=32), SHORT, seed=0)
+
+
+@pytest.mark.parametrize("method", ["gradient_ascent", "fine_tune"])
+def test_no_set_of_another_size_is_taken_though_the_method_does_not_train_on_it(
+    make_images: MakeImages, moco_spec: EncoderSpec, method: str
+) -> None:
+    learner, fits, large = build(moco_spec, seed=0), make_images(4), make_images(4, size=32)
+    for retain, forget in ((fits, large), (large, fits)):
+        with pytest.raises(ImageSizeError, match="32 pixels, but the encoder takes 16"):
+            unlearn(learner, retain, forget, method, {"epochs": 1}, seed=0)
 
 
 def test_an_unknown_method_is_refused(make_images: MakeImages, simclr_spec: EncoderSpec) -> None:

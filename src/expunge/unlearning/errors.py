@@ -87,6 +87,16 @@ class NonFiniteLossError(TrainingError):
         self.epoch = epoch
 
 
+class NonFiniteWeightsError(TrainingError):
+    """The last steps ruined the weights, too late for a loss to show it."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(
+            f"the losses were finite, but {len(names)} of the tensors they led to are not "
+            f"({names[0]} first); a smaller learning rate or weight decay may help"
+        )
+
+
 @contextmanager
 def explained(samples: int) -> Iterator[None]:
     """Raises BatchStatisticsError for torch's own ValueError over a step of so many `samples`."""

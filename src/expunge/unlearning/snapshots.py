@@ -149,6 +149,16 @@ class SnapshotFile:
         self._partial.unlink(missing_ok=True)
 
 
+def digest_of(tensors: Mapping[str, Tensor | None]) -> str:
+    """SHA-256 of names and values, for an identity."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        if value is not None:
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 

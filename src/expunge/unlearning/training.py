@@ -5,7 +5,6 @@ learner. The one file it may keep is its snapshot.
 """
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,15 +28,20 @@ from expunge.unlearning.catalog import (
 from expunge.unlearning.data.augmentation import training_views
 from expunge.unlearning.data.batches import BatchStream, StepIndices, plan_batches
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.data.source import Source, check_samples
-from expunge.unlearning.errors import EmptySetError, NonFiniteLossError, explained
+from expunge.unlearning.data.source import Source, check_samples, check_size
+from expunge.unlearning.errors import (
+    EmptySetError,
+    NonFiniteLossError,
+    NonFiniteWeightsError,
+    explained,
+)
 from expunge.unlearning.frameworks import Learner, MoCo, build
 from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import autocast, precision_for, resolve_device, seeded
 from expunge.unlearning.methods import Batch, SetSizes, make_method, own_objective
 from expunge.unlearning.optimisation import learning_rate, make_optimiser
 from expunge.unlearning.progress import Clock, OnProgress, Progress, TrainingResult
-from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots
+from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots, digest_of
 
 __all__ = ["OnProgress", "Progress", "Snapshots", "TrainingResult", "pretrain", "unlearn"]
 
@@ -94,6 +98,8 @@ def unlearn(
     """
     if len(forget) == 0:
         raise EmptySetError("unlearn")
+    for images in (retain, forget):
+        check_size(images, learner.spec)
     given = params.model_dump() if isinstance(params, BaseModel) else params
     checked = parse_params(method, learner.spec.framework, given)
     chosen = make_method(method, checked)
@@ -101,6 +107,7 @@ def unlearn(
     run = _Run(method, checked, seed, device, on_progress)
     trained = chosen.start(learner, seed)
     trained.purge(forget.ids)
+    started = time.perf_counter()
     if isinstance(trained, MoCo) and isinstance(checked, UnlearnParams):
         _fill_queue(
             trained.to(run.device),
@@ -108,6 +115,7 @@ def unlearn(
             checked.queue_init or ("retain" if trained.queue_is_empty else "checkpoint"),
             seed,
         )
+    beside = time.perf_counter() - started
     result = run.train(
         trained,
         retain if chosen.uses_retain_set else None,
@@ -120,11 +128,11 @@ def unlearn(
         snapshots=snapshots,
     )
     result.learner.purge(forget.ids)
+    started = time.perf_counter()
     if isinstance(checked, UnlearnParams) and checked.bn_statistics == "retain":
-        started = time.perf_counter()
         estimate_statistics(result.learner, retain, seed=seed, device=run.device)
-        result = replace(result, seconds=result.seconds + time.perf_counter() - started)
-    return result
+    beside += time.perf_counter() - started
+    return replace(result, seconds=result.seconds + beside)
 
 
 @torch.no_grad()
@@ -220,6 +228,7 @@ class _Run:
         best = _lowest(state.scores)
         if state.best is not None:
             learner.load_state_dict(state.best)
+        _check_finite(learner)
         return TrainingResult(
             learner=learner.to("cpu").eval(),
             history=state.history,
@@ -244,8 +253,8 @@ class _Run:
             "params": self.params.model_dump(),
             "seed": self.seed,
             "spec": learner.spec.model_dump(mode="json"),
-            "start": _digest(learner.state_dict()),
-            "samples": _digest(data),
+            "start": digest_of(learner.state_dict()),
+            "samples": digest_of(data),
             "retain": retain,
             "scored": scored,
             "device": self.device.type,
@@ -361,13 +370,13 @@ class _Loop:
             raise
 
 
-def _digest(tensors: Mapping[str, Tensor | None]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        if value is not None:
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _check_finite(learner: Learner) -> None:
+    """Raises NonFiniteWeightsError: a loss is that of the weights before its step."""
+    tensors = {n: t for n, t in learner.state_dict().items() if t.is_floating_point()}
+    finite = torch.stack([t.isfinite().all() for t in tensors.values()]).tolist()
+    broken = [name for name, fine in zip(tensors, finite, strict=True) if not fine]
+    if broken:
+        raise NonFiniteWeightsError(broken)
 
 
 def _lowest(scores: list[float]) -> int | None:

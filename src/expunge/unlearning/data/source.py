@@ -26,8 +26,7 @@ that of a further view of retained samples on any other."""
 
 def check_samples(samples: ImageSet, spec: EncoderSpec) -> None:
     """Raises ImageSizeError, CaptionError or LabelError if an encoder cannot be trained on them."""
-    if samples.image_size != spec.image_size:
-        raise ImageSizeError(samples.image_size, spec.image_size)
+    check_size(samples, spec)
     match spec.objective:
         case CLIP(context_length=tokens):
             if samples.captions is None:
@@ -40,6 +39,12 @@ def check_samples(samples: ImageSet, spec: EncoderSpec) -> None:
             for extreme in samples.labels.aminmax() if len(samples) else ():
                 if not 0 <= int(extreme) < classes:
                     raise LabelError(int(extreme), classes)
+
+
+def check_size(samples: ImageSet, spec: EncoderSpec) -> None:
+    """Raises ImageSizeError if these images are not of the size that encoders of `spec` take."""
+    if samples.image_size != spec.image_size:
+        raise ImageSizeError(samples.image_size, spec.image_size)
 
 
 class Source:
