@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from expunge.unlearning.comparison.relearning import (
     relearn_epochs,
 )
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.frameworks import build
+from expunge.unlearning.frameworks import MoCo, build
 from expunge.unlearning.training import pretrain
 
 MakeImages = Callable[..., ImageSet]
@@ -50,6 +51,20 @@ def test_a_fresh_encoder_takes_longer_to_relearn_than_a_trained_one(
     fresh = relearn_epochs(build(simclr_spec, seed=2), images, level, seed=1, device="cpu")
     assert fresh is None or fresh >= 2
     assert relearn_epochs(trained, images, level, seed=1, device="cpu") == 0
+
+
+def test_what_a_queue_was_left_with_plays_no_part(
+    make_images: MakeImages, moco_spec: EncoderSpec
+) -> None:
+    """More negatives mean a higher loss, which would look like something to relearn."""
+    images = make_images(8)
+    learner = pretrain(moco_spec, images, {"epochs": 20, "batch_size": 8}, seed=0).learner
+    assert isinstance(learner, MoCo)
+    fuller = copy.deepcopy(learner)
+    fuller.scramble_queue()
+    level = loss_level(learner, images, seed=1, device="cpu")
+    assert loss_level(fuller, images, seed=1, device="cpu") == level
+    assert relearn_epochs(fuller, images, level, seed=1, device="cpu") == 0
 
 
 def test_a_comparison_reports_relearn_times_of_methods_and_retrain(case: Any) -> None:

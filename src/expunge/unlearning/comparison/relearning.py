@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expunge.unlearning.data.image_set import ImageSet
-from expunge.unlearning.frameworks import Learner
+from expunge.unlearning.frameworks import Learner, MoCo
 from expunge.unlearning.training import unlearn
 
 RELEARN_CAP = 10
@@ -37,7 +37,8 @@ def relearn_epochs(
 
     Rate and batch are fine-tuning's defaults for the framework, whatever method was used to
     unlearn. Epoch by epoch the loss is held against that of the level's encoder on the same views
-    in the same order (and, for MoCo, as full a queue); counted are the whole epochs before the
+    in the same order (and, for MoCo, a queue that starts with U's own keys, so that it is as full,
+    whatever the encoder's was left with); counted are the whole epochs before the
     first that is as low. None if RELEARN_CAP were not enough. Raises TrainingError.
     """
     losses = _losses(learner, forget, {}, seed=seed, device=device)
@@ -53,13 +54,14 @@ def epochs_until(losses: Sequence[float], level: Sequence[float]) -> int | None:
 def _losses(
     learner: Learner, forget: ImageSet, params: dict[str, float], *, seed: int, device: str
 ) -> list[float]:
+    queue = {"queue_init": "retain"} if isinstance(learner, MoCo) else {}
     # Fine-tuning trains on its retain set alone, which is U here: the only loss is U's.
     result = unlearn(
         learner,
         retain=forget,
         forget=forget,
         method="fine_tune",
-        params={**params, "epochs": RELEARN_CAP + 1},
+        params={**params, **queue, "epochs": RELEARN_CAP + 1},
         seed=seed,
         device=device,
     )
