@@ -247,6 +247,24 @@ def test_what_cannot_be_measured_is_refused(
         evaluate(learner, *sets, views=2)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_a_classifier_does_not_have_are_refused(
+    supervised_spec: EncoderSpec, sets: Sets, label: int
+) -> None:
+    retain, forget, test = sets
+    assert test.labels is not None
+    wrong = replace(test, labels=test.labels.clone().index_fill_(0, torch.tensor([4]), label))
+    with pytest.raises(ValueError, match=f"a test sample has label {label}, but .* 0 to 2"):
+        evaluate(build(supervised_spec, seed=0), retain, forget, wrong, views=2)
+
+
+def test_a_classifier_of_its_own_is_no_augmented_probe(
+    supervised_spec: EncoderSpec, sets: Sets
+) -> None:
+    learner = build(supervised_spec, seed=0)
+    assert not evaluate(learner, *sets, views=2, protocol="released").probe_augmented
+
+
 def test_crop_and_flip_equals_torchvisions(make_images: MakeImages) -> None:
     images = make_images(6).images
     draws = torch.rand(6, 3, generator=torch.Generator().manual_seed(0))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge.unlearning import catalog
+from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix
 from expunge.unlearning.frameworks import CLIP, Learner, Supervised
@@ -189,7 +191,8 @@ def evaluate(
 
     The same seed gives the same views, draws and probe start for every encoder. Raises ValueError
     for an empty set, images of another size than the encoder's, fewer than two views, CLIP without
-    captions, or an encoder whose outputs are not finite.
+    captions or with those of another length, labels that a supervised encoder's classifier does not
+    have, or an encoder whose outputs are not finite.
     """
     sets: dict[SetName, ImageSet] = {"retain": retain, "forget": forget, "test": test}
     _check(learner, sets, views)
@@ -229,7 +232,7 @@ def evaluate(
         protocol=protocol,
         seed=seed,
         views=views,
-        probe_augmented=augmented,
+        probe_augmented=augmented and not isinstance(learner, Supervised),
         sizes={name: len(images) for name, images in sets.items()},
         emia=emia,
         classification=classification,
@@ -249,8 +252,28 @@ def _check(learner: Learner, sets: dict[SetName, ImageSet], views: int) -> None:
                 f"{name} images of {images.image_size} pixels, but the encoder takes "
                 f"{learner.spec.image_size}"
             )
+        _check_pairing(learner.spec, name, images)
     if views < MIN_VIEWS:
         raise ValueError("alignment needs at least two views")
+
+
+def _check_pairing(spec: EncoderSpec, name: SetName, images: ImageSet) -> None:
+    match spec.objective:
+        case catalog.CLIP(context_length=tokens) if images.captions is not None:
+            found = images.captions.tokens.shape[1]
+            if found != tokens:
+                raise ValueError(
+                    f"{name} captions of {found} tokens, but the encoder takes {tokens}"
+                )
+        case catalog.Supervised(classes=classes) if images.labels is not None:
+            for extreme in images.labels.aminmax():
+                if not 0 <= int(extreme) < classes:
+                    raise ValueError(
+                        f"a {name} sample has label {int(extreme)}, but the encoder's classifier "
+                        f"has labels 0 to {classes - 1}"
+                    )
+        case _:
+            return
 
 
 def _fitted(
