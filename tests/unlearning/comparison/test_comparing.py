@@ -254,3 +254,5 @@ def test_keep_best_returns_the_epoch_with_the_smallest_proxy_gap(compared: Any) 
     assert row.best_epochs == [1 + gaps.index(min(gaps))]
     assert row.proxy_gap.value == min(gaps)
     assert kept.settings.keep_best
+    assert any("chosen by the test samples" in note for note in kept.notes)
+    assert not any("chosen by the test samples" in note for note in plain.notes)

@@ -54,7 +54,7 @@ def test_run_times_that_hardly_differ_decide_nothing(make_row: MakeRow) -> None:
     found = recommend(rows, "retrain", sure)
     assert found is not None
     assert (found.label, found.within_uncertainty) == ("b", True)
-    assert "within its uncertainty (±0.50), and it is not cheaper" in found.why
+    assert "within its uncertainty (±0.50), and it is not clearly cheaper" in found.why
 
 
 def test_without_an_idea_of_the_uncertainty_only_equal_gaps_tie(make_row: MakeRow) -> None:
@@ -67,6 +67,16 @@ def test_without_an_idea_of_the_uncertainty_only_equal_gaps_tie(make_row: MakeRo
     found = recommend(rows, "retrain", lambda _one, _other: None)
     assert found is not None
     assert found.label == "b"
+
+
+def test_of_equal_gaps_the_cheaper_is_chosen_with_the_uncertainty_of_their_difference(
+    make_row: MakeRow,
+) -> None:
+    rows = [make_row("a", 0, 2.0, minutes=9), make_row("b", 0, 2.0, minutes=1)]
+    found = recommend(rows, "retrain", sure)
+    assert found is not None
+    assert (found.label, found.runner_up, found.within_uncertainty) == ("b", "a", True)
+    assert "the runner-up is a with 2.00, a difference within its uncertainty (±0.50)" in found.why
 
 
 def test_a_failed_row_is_never_recommended(make_row: MakeRow) -> None:

@@ -119,8 +119,8 @@ METHODS: Mapping[str, Method] = {
         Method(
             id="gradient_penalty",
             title="Gradient penalty",
-            summary="Keeps training on everything, but drives the loss's gradient at each unlearn "
-            "sample to norm one.",
+            summary="Keeps training on the retain set while driving the loss's gradient at each "
+            "unlearn sample to norm one.",
             params=GradientPenaltyParams,
             frameworks=_ALL,
             source=GP_PAPER,

@@ -122,6 +122,11 @@ def _notes(settings: Settings, reference: Reference, rows: Sequence[Row]) -> lis
         )
     if len(settings.seeds) == 1:
         notes.append("One seed: how much the numbers vary from run to run is not known.")
+    if settings.keep_best:
+        notes.append(
+            "Each candidate's best epoch was chosen by the test samples that its row is measured "
+            "on, which flatters its proxy gap, and may flatter its other columns."
+        )
     failed = sum(row.failure is not None for row in rows)
     if failed:
         notes.append(f"{failed} of {len(rows)} settings failed; each row says why.")

@@ -100,7 +100,9 @@ def _reasons(choice: _Choice, criterion: Objective) -> list[str]:
             f"it takes {_minutes(chosen):.2g} minutes and has {own}, against {against}",
             f"that difference lies within its uncertainty (±{choice.reaches[chosen.label]:.2f})",
         ]
-    reach = choice.reaches[other.label]
+    # Each is known against the first of the ranked, which of two equal ones need not be chosen.
+    first = choice.ranked[0][1]
+    reach = choice.reaches[(chosen if other is first else other).label]
     return [
         f"{chosen.label} has the smallest {name}, {own}",
         f"the runner-up is {other.label} with {value:.2f}, {_apart(value - choice.value, reach)}",
@@ -111,7 +113,7 @@ def _apart(difference: float, reach: float | None) -> str:
     if reach is None:
         return "with too few samples to say how sure the difference is"
     if difference <= reach:
-        return f"a difference within its uncertainty (±{reach:.2f}), and it is not cheaper"
+        return f"a difference within its uncertainty (±{reach:.2f}), and it is not clearly cheaper"
     return f"a difference beyond its uncertainty (±{reach:.2f})"
 
 

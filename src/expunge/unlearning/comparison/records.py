@@ -74,7 +74,8 @@ class Row:
     """None for the checkpoint as it was given."""
     params: dict[str, Any] | None
     columns: dict[str, Cell]
-    """By id: emia, ra, ta, ua, cmia in percent. Empty if no seed succeeded."""
+    """By id: emia, ra, ta, ua, cmia in percent; for CLIP cosine_retain and cosine_unlearn, times
+    100. Empty if no seed succeeded."""
     forgetting_score: Cell | None
     """Mean alignment of U before minus after (eq. 2 of the Alignment Calibration paper)."""
     minutes: Cell | None
@@ -84,7 +85,7 @@ class Row:
     avg_gap: Gap | None
     forgetting_score_gap: Gap | None
     proxy_gap: Gap | None
-    """Needs no Retrain; see `table.proxy_terms`."""
+    """Needs no Retrain; see `gaps.proxy_gap_terms`."""
     tow: float | None
     """Tug of War (Zhao et al. 2024, arXiv 2406.01257): the product of 1 - |accuracy - Retrain's|
     over U, R and test, in [0, 1]; 1 is best."""

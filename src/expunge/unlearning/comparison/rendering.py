@@ -142,7 +142,8 @@ def _remarks(comparison: Comparison, table: str) -> Iterable[str]:
     else:
         yield "Nothing is recommended: no candidate succeeded."
     yield (
-        f"Percent, or cosines times 100, and in brackets the gap to Retrain; ± is the standard deviation over seeds. "
+        "Percent, or cosines times 100, and in brackets the gap to Retrain; ± is the standard "
+        "deviation over seeds. "
         f"{settings.sizes['retain']} retained, {settings.sizes['forget']} unlearn and "
         f"{settings.sizes['test']} test samples; seeds {', '.join(map(str, settings.seeds))}; "
         f"protocol {settings.protocol}; {settings.device}, {settings.precision}."

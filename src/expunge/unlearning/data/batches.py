@@ -29,8 +29,8 @@ def plan_batches(
 
     A set smaller than its share is used whole; a set of size 0 has no part in the batches, and one
     of the two is not empty. `multiple`: preferred divisor of the number of unlearn samples in a
-    mixed batch (the groups of split batch norm). The last incomplete batch of retained samples is dropped; unlearn
-    samples left over begin the next epoch.
+    mixed batch (the groups of split batch norm). The last incomplete batch of retained samples is
+    dropped; unlearn samples left over begin the next epoch.
     """
     total = retain_size + unlearn_size
     batch_size = min(batch_size, total)
