@@ -9,13 +9,14 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 CPU_INFO = Path("/proc/cpuinfo")
 
 Speeds = Mapping[str, Sequence[float]]
@@ -34,19 +35,34 @@ def describe_hardware(device: torch.device) -> str:
 
 
 def conditions(device: torch.device, load_before: float, *, hidden: Sequence[str] = ()) -> dict:
-    """Everything needed to repeat the measurement; `hidden` arguments are shown as DIR."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    )
-    shown = ["DIR" if part in hidden else part for part in sys.argv[1:]]
+    """Everything needed to repeat the measurement; folders in `hidden` are shown as DIR."""
+    folders = {Path(each) for each in hidden}
+    shown = [_without(folders, part) for part in sys.argv[1:]]
     return {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *shown]),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": describe_hardware(device),
         "load_average_before": round(load_before, 2),
         "torch": torch.__version__,
     }
+
+
+def commit() -> str:
+    """Of the code that runs, `-dirty` with changes; from COMMIT outside a checkout, or unknown."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=HERE)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("COMMIT", "unknown")
+    return found.stdout.strip()
+
+
+def _without(folders: Collection[Path], argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    if equals and Path(value) in folders:
+        return f"{option}=DIR"
+    return "DIR" if Path(argument) in folders else argument
 
 
 def summary(speeds: Speeds) -> dict[str, Any]:

@@ -37,9 +37,8 @@ def main() -> int:
     if args.unpack:
         carrying.unpack(args.unpack, args.work)
     deadline = Deadline(started + 60 * args.minutes, _say)
-    frameworks = args.frameworks or [n for n in scale.encoders if n != "clip" or args.captions]
     complete = True
-    for framework in frameworks:
+    for framework in args.frameworks:
         encoder = scale.encoders[framework]
         found = []
         for seed in args.seeds:
@@ -62,7 +61,7 @@ def _run(
     args: argparse.Namespace, scale: Scale, framework: str, seed: int, deadline: Deadline
 ) -> Finished | None:
     encoder = scale.encoders[framework]
-    paired = encoder.spec.pairing == "caption"
+    paired = _is_paired(encoder)
     folder = args.captions if paired else args.data
     images = data.load(encoder.spec, folder, "train", shards=None if paired else args.shards)
     parts = split(scale, images, data.load(encoder.spec, folder, "test"), seed, paired=paired)
@@ -140,7 +139,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pack", type=Path, default=None)
     parser.add_argument("--unpack", type=Path, default=None)
     parser.add_argument("--name", required=True, help="of the result files")
-    return parser.parse_args()
+    args = parser.parse_args()
+    encoders = SCALES[args.scale].encoders
+    folders = {n: args.captions if _is_paired(e) else args.data for n, e in encoders.items()}
+    args.frameworks = args.frameworks or [
+        name
+        for name, folder in folders.items()
+        if folder and (encoders[name].ablation or not args.ablation)
+    ]
+    if not args.frameworks:
+        parser.error("--data or --captions is needed")
+    for framework in args.frameworks:
+        if framework not in encoders:
+            parser.error(f"scale {args.scale} has {', '.join(encoders)}, not {framework}")
+        if not folders[framework]:
+            needed = "--captions" if _is_paired(encoders[framework]) else "--data"
+            parser.error(f"{framework} needs {needed}")
+        if args.ablation and not encoders[framework].ablation:
+            parser.error(f"scale {args.scale} has no ablation of {framework}")
+    return args
+
+
+def _is_paired(encoder: Encoder) -> bool:
+    return encoder.spec.pairing == "caption"
 
 
 if __name__ == "__main__":

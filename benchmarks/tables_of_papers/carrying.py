@@ -1,7 +1,7 @@
 """Finished stages in files small enough to carry between machines, and back.
 
-Weights travel as bfloat16, so what is unpacked is rounded; results travel as they are. Snapshots of
-unfinished stages stay behind.
+Weights travel as bfloat16, so what is unpacked is rounded, and settings that are run on it there
+start from rounded weights; results travel as they are. Snapshots of unfinished stages stay behind.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 MAX_PART_BYTES = 15_500_000
+"""Of the tensors in one file; a single larger tensor, such as CLIP's token embedding, has its own."""
 SEPARATOR = "__"
 WEIGHTS, RESULTS = ".safetensors", ".json"
 

@@ -75,7 +75,13 @@ class Deadline:
 
 
 def split(scale: Scale, images: ImageSet, test: ImageSet, seed: int, *, paired: bool) -> Split:
-    """A seeded permutation: validation first, then U, then R, as the paper's code does."""
+    """A seeded permutation: validation first, then U, then R, as the paper's code does.
+
+    Raises SystemExit for fewer images than the scale has: U would be a larger share of them.
+    """
+    needed = 1 + scale.caption_unlearn if paired else scale.validation + scale.train
+    if len(images) < needed:
+        raise SystemExit(f"scale {scale.name} needs {needed} images, not {len(images)}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     train = len(images) if paired else scale.train
     used = order[scale.validation : scale.validation + train]

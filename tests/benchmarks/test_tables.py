@@ -26,16 +26,23 @@ def shards(tmp_path: Path) -> Path:
     return folder
 
 
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "tables.py"), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def tables(folder: Path, shards: Path, *extra: str) -> int:
     """Run the command with everything below `folder`; its exit status."""
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "tables.py"),
+    done = command(
         *("--scale", "tiny", "--seeds", "0,1", "--threads", "1", "--name", "tiny"),
-        *("--data", str(shards), "--work", str(folder / "work"), "--results", str(folder)),
+        *("--data", f"{shards}/", "--work", str(folder / "work"), f"--results={folder}"),
         *extra,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    )
     assert done.returncode in (0, NOT_FINISHED), done.stderr
     return done.returncode
 
@@ -47,7 +54,10 @@ def test_a_stopped_table_is_gone_on_with_and_stands_beside_the_paper(
     assert not (tmp_path / "tiny-simclr-table.md").exists()
     assert tables(tmp_path, shards) == 0
     page = (tmp_path / "tiny-simclr-table.md").read_text()
-    assert "| alignment_calibration | alignment_calibration (defaults) |" in page or "1.65" in page
+    beside = page[page.index("## Beside the paper") :]
+    for method, printed in (("alignment_calibration", "1.65"), ("fine_tune", "2.49")):
+        (line,) = [each for each in beside.splitlines() if each.startswith(f"| {method} |")]
+        assert line.endswith(f" | {printed} |")
     result = json.loads((tmp_path / "tiny-simclr-table.json").read_text())
     rows = result["comparison"]["rows"]
     assert [row["kind"] for row in rows] == ["before", "retrain", "candidate", "candidate"]
@@ -70,3 +80,23 @@ def test_finished_stages_travel_in_small_files(tmp_path: Path, shards: Path) -> 
     for key, value in own.items():
         if value.is_floating_point():
             assert (value - carried[key]).abs().max() <= value.abs().max() * 2**-8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--scale mini --data {data} --frameworks clip", "clip needs --captions"),
+        ("--scale mini --captions {data} --frameworks clip --ablation", "no ablation of clip"),
+        ("--scale paper --data {data} --frameworks simclr", "scale paper needs 50000 images, not"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_trained(
+    tmp_path: Path, shards: Path, arguments: str, why: str
+) -> None:
+    work = tmp_path / "work"
+    given = arguments.format(data=shards).split()
+    done = command(*given, "--work", str(work), "--name", "x")
+    assert done.returncode not in (0, NOT_FINISHED)
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not work.exists()
