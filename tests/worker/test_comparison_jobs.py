@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
-from tests.worker.lab import SMALLEST_CLIP, Lab, Running, World, images
+from tests.worker.lab import SMALLEST_CLIP, Lab, Running, World, eventually, images
 
 from expunge.registry import comparisons, datasets, models
 from expunge.registry.comparisons import Plan
@@ -213,6 +213,32 @@ def test_an_encoder_of_pairs_is_trained_and_compared_on_captions(lab: Lab, train
     assert "cosine_unlearn" in done.result["columns"]
 
 
+def test_what_was_retrained_goes_at_the_end_if_the_head_was_replaced_meanwhile(
+    lab: Lab, trained: World
+) -> None:
+    owner, data = trained.model_owner, [trained.own, trained.first]
+    model = lab.model(owner, name="replaced", control_dataset_id=trained.control)
+    lab.runner.run(lab.pretraining(owner, model, data))
+    earlier = str(lab.head(model))
+    lab.runner.run(lab.pretraining(owner, model, data))
+    endless = {"method": "fine_tune", "params": TINY | {"epochs": 10_000}}
+    with lab.sessions.begin() as session:
+        plan = {"methods": [endless], "with_retrain": True, "retrain_params": TINY}
+        row = comparisons.create(
+            session,
+            owner,
+            model_id=model,
+            dataset_ids=[trained.first],
+            plan=Plan.model_validate(plan),
+        )
+    kept = lab.settings.work_dir / "oracles" / row.checkpoint_id
+    with Running(lab, row.job_id):
+        eventually(lambda: list(kept.glob("*.safetensors")), "Retrain is kept")
+        with lab.sessions.begin() as session:
+            models.promote(session, owner, earlier)
+    assert not kept.exists()
+
+
 class TestOracles:
     """Retrain's checkpoints on the worker's machine."""
 
@@ -236,9 +262,10 @@ class TestOracles:
             path = oracles.folder_of(context, f"ckp_{number % 2}") / f"{number}"
             path.touch()
             os.utime(path, (number, number))
-        oracles.keep_newest(context, 3)
-        left = (context.settings.work_dir / "oracles").rglob("*")
-        assert sorted(path.name for path in left if path.is_file()) == ["3", "4", "5"]
+        for most, expected in ((9, "012345"), (6, "012345"), (5, "12345"), (3, "345"), (0, "")):
+            oracles.keep_newest(context, most)
+            left = (context.settings.work_dir / "oracles").rglob("*")
+            assert sorted(path.name for path in left if path.is_file()) == [*expected], most
 
     def test_there_may_be_none(self, context: Context) -> None:
         oracles.drop_outdated(context)

@@ -5,6 +5,8 @@ training process knows what each one is of.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -33,9 +35,9 @@ def drop_outdated(context: Context) -> None:
 
 
 def keep_newest(context: Context, kept: int = KEPT) -> None:
-    """Remove all but the newest files."""
-    files = [path for folder in _folders(context) for path in folder.iterdir()]
-    for path in sorted(files, key=lambda each: each.stat().st_mtime)[: len(files) - kept]:
+    """Remove all but the newest files; another worker of this machine may be doing the same."""
+    newest_first = sorted(_files(context), key=lambda each: each[0], reverse=True)
+    for _, path in newest_first[kept:]:
         path.unlink(missing_ok=True)
 
 
@@ -46,3 +48,12 @@ def _root(context: Context) -> Path:
 def _folders(context: Context) -> list[Path]:
     root = _root(context)
     return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
+
+
+def _files(context: Context) -> Iterator[tuple[float, Path]]:
+    """When each was last used, in seconds, and where it is; without those that vanish meanwhile."""
+    for folder in _folders(context):
+        with suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                with suppress(FileNotFoundError):
+                    yield path.stat().st_mtime, path

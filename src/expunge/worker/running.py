@@ -80,7 +80,11 @@ class Runner:
                 oracles.drop_outdated(self._context)
             case JobKind.COMPARE:
                 oracles.drop_outdated(self._context)
-                compare(self._context, lease)
+                try:
+                    compare(self._context, lease)
+                finally:
+                    # The head may have forgotten what this comparison retrained on while it ran.
+                    oracles.drop_outdated(self._context)
             case JobKind.SEAL:
                 with kept_alive(self._context, lease):
                     intake.seal(self._context, lease)
