@@ -50,7 +50,7 @@ def _ablated(shared: Mapping[str, Any], betas: list[float], best: float) -> Entr
     ]
 
 
-MINI_PRETRAINING = {"epochs": 700, "batch_size": 40, "learning_rate": 0.06, "weight_decay": 1e-4}
+MINI_PRETRAINING = {"epochs": 600, "batch_size": 40, "learning_rate": 0.06, "weight_decay": 1e-4}
 _MINI = {"batch_size": 40, "weight_decay": 1e-4, "epochs": 20}
 _MINI_ENTRIES: Entries = [
     {"method": "fine_tune", "params": _MINI, "grid": {"learning_rate": [0.01, 0.03, 0.06]}},
@@ -137,14 +137,14 @@ SCALES: Mapping[str, Scale] = {
     for scale in (
         Scale(
             name="mini",
-            train=200,
-            unlearn=60,
+            train=160,
+            unlearn=50,
             validation=0,
             test=1000,
             caption_unlearn=80,
             encoders={
                 "moco": Encoder(
-                    EncoderSpec(objective=MoCo(queue_size=128), architecture=_small(16)),
+                    EncoderSpec(objective=MoCo(queue_size=40), architecture=_small(16)),
                     MINI_PRETRAINING,
                     _MINI_ENTRIES,
                     _ablated({**_MINI, "learning_rate": 0.06}, [0.0, 2.0, 4.0, 8.0, 16.0], 4.0),
