@@ -115,6 +115,25 @@ def test_what_the_head_has_forgotten_meanwhile_is_not_trained_on_again(
         kept(session, scene, comparison)
 
 
+def test_control_images_whose_grant_was_withdrawn_are_no_test_set(
+    house: House, scene: Scene, comparison: Comparison
+) -> None:
+    control = house.sealed(scene.second)
+    with house.sessions.begin() as session:
+        datasets.grant(session, scene.second, control, scene.model_owner.id)
+        models.set_control(session, scene.model_owner, scene.model, control)
+        comparisons.check_test_set(session, session.get_one(Model, scene.model), control)
+        datasets.withdraw_grant(session, scene.second, control, scene.model_owner.id)
+    with house.sessions.begin() as session, pytest.raises(Conflict, match=control):
+        comparisons.create(
+            session,
+            scene.model_owner,
+            model_id=scene.model,
+            dataset_ids=[scene.firsts],
+            plan=PLAN,
+        )
+
+
 def test_only_the_owner_finds_it(house: House, comparison: Comparison) -> None:
     other = house.party(Role.MODEL_OWNER)
     with house.sessions() as session, pytest.raises(NotFound, match=comparison.id):

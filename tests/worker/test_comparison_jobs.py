@@ -190,7 +190,7 @@ def test_a_grant_withdrawn_while_it_waits_ends_it(lab: Lab, trained: World) -> N
         datasets.grant(session, trained.second_owner, trained.second, trained.model_owner.id)
     job = found(lab, row).job
     assert job.state == "failed"
-    assert str(job.reason).startswith("a data set may not be trained on any more: ")
+    assert str(job.reason).startswith("a data set may not be used any more: ")
     assert trained.second in str(job.reason)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
-from expunge.registry import idempotency, jobs, log, models, parameters
+from expunge.registry import datasets, idempotency, jobs, log, models, parameters
 from expunge.registry.errors import (
     AlreadyForgotten,
     Conflict,
@@ -108,8 +108,8 @@ def create(
     Raises:
         IdempotencyConflict: the key was used with other content.
         NotFound: not an own model.
-        Conflict: it has no checkpoint or no control data set, nothing would be retained, or data
-            that it retains may not be trained on any more.
+        Conflict: it has no checkpoint or no control data set, nothing would be retained, or
+            control images or data that it retains may not be used any more.
         Invalid, UnknownMethod, InvalidParameters: the plan breaks a rule; the pointer says which.
         NotInTrainingData, AlreadyForgotten: the head does not hold one of the data sets.
     """
@@ -129,6 +129,7 @@ def create(
             f"Model {model.id} has no control data set, which serves as the test set: TA and the "
             f"attacks need images never trained on. PUT /models/{model.id}/control names one."
         )
+    check_test_set(session, model, model.control_dataset_id)
     retained(session, model, model.head_checkpoint_id, dataset_ids)
     job = jobs.enqueue(
         session,
@@ -153,6 +154,22 @@ def create(
     )
     session.flush()
     return comparison
+
+
+def check_test_set(session: Session, model: Model, dataset_id: str) -> None:
+    """Raise Conflict if the owner of these control images withdrew them since they were named.
+
+    Asked when a comparison is made and again when it starts.
+    """
+    owner = session.get_one(Party, model.owner_id)
+    try:
+        datasets.usable(session, owner, [dataset_id])
+    except DomainError as error:
+        raise Conflict(
+            f"Control data set {dataset_id}, which serves as the test set, may not be used any more: "
+            f"its owner withdrew the grant. PUT /models/{model.id}/control names another one.",
+            dataset_ids=[dataset_id],
+        ) from error
 
 
 def retained(

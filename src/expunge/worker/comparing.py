@@ -78,8 +78,9 @@ def _stage(context: Context, lease: Lease, folder: Path) -> ComparisonTask:
 
 def _retained(session: Session, row: Comparison) -> list[str]:
     """A grant may have been withdrawn, or removal asked for, while the job was waiting."""
-    model = session.get_one(Model, row.model_id)
+    model, asked = session.get_one(Model, row.model_id), row.settings
     try:
-        return comparisons.retained(session, model, row.checkpoint_id, row.settings["dataset_ids"])
+        comparisons.check_test_set(session, model, asked["control_dataset_id"])
+        return comparisons.retained(session, model, row.checkpoint_id, asked["dataset_ids"])
     except DomainError as error:
-        raise JobFailed("a data set may not be trained on any more", error.detail) from error
+        raise JobFailed("a data set may not be used any more", error.detail) from error
