@@ -164,6 +164,11 @@ def test_a_body_of_another_shape_is_refused(refused: Refused, changes: dict[str,
     refused(422, "invalid", **changes)
 
 
+def test_settings_and_a_search_at_once_or_neither_are_refused_in_words(refused: Refused) -> None:
+    problem = refused(422, "invalid", methods=None)
+    assert problem["detail"] == "body: give either methods or search"
+
+
 def test_an_unknown_method_lists_the_known_ones_and_says_where(refused: Refused) -> None:
     methods = [{"method": "fine_tune"}, {"method": "burn"}]
     problem = refused(422, "unknown-method", methods=methods)

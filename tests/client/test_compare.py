@@ -59,9 +59,10 @@ def shown(service: Service, scene: Scene) -> tuple[str, Path]:
 
 
 def test_it_shows_every_setting_and_the_recommended_one_with_the_reason(
-    shown: tuple[str, Path],
+    scene: Scene, shown: tuple[str, Path]
 ) -> None:
     text, _ = shown
+    assert f"if you leave: expunge comparisons show {made_by_the_command(scene).id}" in text
     assert "succeeded" in text
     for label in ("Before", "beta=0)", "beta=8)", "fine_tune (epochs=1, batch_size=16)"):
         assert label in text
@@ -79,7 +80,7 @@ def test_it_saves_tables_chart_and_scores(shown: tuple[str, Path]) -> None:
 def test_a_finished_comparison_can_be_shown_again(
     service: Service, scene: Scene, shown: tuple[str, Path], tmp_path: Path
 ) -> None:
-    found = latest(scene)
+    found = made_by_the_command(scene)
     assert found.id in run(service, scene.secret, "comparisons", "list").output
     again = answer(run(service, scene.secret, "comparisons", "show", found.id, "--json"))
     assert again["state"] == "succeeded"
@@ -89,7 +90,7 @@ def test_a_finished_comparison_can_be_shown_again(
 def test_the_sdk_reads_tables_and_chart(
     scene: Scene, shown: tuple[str, Path], tmp_path: Path
 ) -> None:
-    comparisons, found, out = scene.client.comparisons, latest(scene), shown[1]
+    comparisons, found, out = scene.client.comparisons, made_by_the_command(scene), shown[1]
     for suffix in ("json", "csv", "md"):
         text = comparisons.table(found.id, suffix)  # type: ignore[arg-type]
         assert text == (out / f"table.{suffix}").read_text()
@@ -102,8 +103,8 @@ def test_the_sdk_reads_tables_and_chart(
     assert result.recommended.label in [row.label for row in result.rows]
 
 
-def latest(scene: Scene) -> Comparison:
-    return next(scene.client.comparisons.list())
+def made_by_the_command(scene: Scene) -> Comparison:
+    return next(each for each in scene.client.comparisons.list() if each.settings["seeds"] == [3])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,13 @@ def latest(scene: Scene) -> Comparison:
         (["--method=fine_tune", "--grid=beta=1"], "that one of the methods has"),
         (["--method=fine_tune", "--grid=epochs"], "write name=value,value"),
         (["--method=fine_tune:epochs=1", "--grid=epochs=1,2"], "not fixed already"),
+        (["--method=fine_tune", "--grid=epochs=1", "--grid=epochs=2"], "has a grid already"),
+        (["--method=fine_tune", "--search=fine_tune"], "or else --search one"),
+        (["--search=fine_tune", "--grid=epochs=1"], "--grid goes with --method"),
+        (["--method=fine_tune", "--trials=3"], "--trials goes with --search"),
+        (["--method=fine_tune:learning_rate=NaN"], "should be a valid number"),
+        (["--method=fine_tune", "--grid=learning_rate=1e999"], "should be a valid number"),
+        (["--method=fine_tune", f"--out={__file__}"], "exists"),
         (["--method=fine_tune", "--seeds=a"], "whole numbers"),
         (["--method=fine_tune:epochs"], "name=value"),
         (["--method=burn"], "unknown method"),

@@ -95,6 +95,17 @@ def test_a_problem_names_what_is_wrong_and_what_is_allowed() -> None:
     )
 
 
+def test_a_problem_says_nothing_twice() -> None:
+    document = {
+        "status": 422,
+        "detail": "unknown method 'burn'; known: coun, fine_tune",
+        "errors": [{"pointer": "/method", "message": "unknown method 'burn'"}],
+        "allowed": ["coun", "fine_tune"],
+    }
+    problem = problem_of(422, "application/problem+json", json.dumps(document).encode())
+    assert str(problem) == "unknown method 'burn'; known: coun, fine_tune (HTTP 422)"
+
+
 def test_an_answer_that_is_no_problem_document_is_quoted() -> None:
     problem = problem_of(502, "text/html", b"<h1>Bad gateway</h1>")
     assert (problem.status, str(problem)) == (502, "<h1>Bad gateway</h1> (HTTP 502)")
@@ -221,6 +232,14 @@ def test_the_table_of_a_comparison_shows_gaps_failures_and_what_is_recommended()
     assert "One seed." in text
     assert "Recommended: fine_tune (epochs=[3])" in text
     assert "It has the smallest gap." in text
+
+
+def test_in_a_narrow_terminal_gaps_stand_below_their_values() -> None:
+    lines = rendered(comparing.result_table(RESULT, 44), width=44).splitlines()
+    value = next(number for number, line in enumerate(lines) if "72.3!" in line)
+    assert "(12.3)" not in lines[value]
+    assert "(12.3)" in lines[value + 1]
+    assert "± 1.0" in lines[value + 1]
 
 
 def test_without_retrain_the_proxy_takes_the_place_of_gaps() -> None:

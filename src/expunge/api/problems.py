@@ -42,6 +42,8 @@ MEANINGS = {
 
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected", "multiple_of")
 """What pydantic's error context says of a bound."""
+RAISED = "Value error, "
+"""What pydantic puts before the words of our own validators."""
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +163,7 @@ def _input_error(error: Any) -> dict[str, Any]:
     if error["type"] == "json_invalid":
         return {"in": "body", "pointer": "", "message": "the body is not JSON"}
     pointer = "".join(f"/{part}" for part in rest) if place == "body" else ".".join(map(str, rest))
-    found = {"in": place, "pointer": pointer, "message": error["msg"]}
+    found = {"in": place, "pointer": pointer, "message": error["msg"].removeprefix(RAISED)}
     bounds = {name: value for name, value in (error.get("ctx") or {}).items() if name in BOUNDS}
     return found | ({"allowed": bounds} if bounds else {})
 

@@ -16,6 +16,8 @@ from expunge.client.progress import LOG_LINE_EVERY_SECONDS, left
 NOT_THERE = "–"
 ACRONYM_CHARS = 4
 """EMIA, RA, TA, UA, CMIA; longer ids are words."""
+WIDE_CHARS = 110
+"""Of a terminal where gaps fit beside their values; else they stand below."""
 
 
 def follow(comparisons: Iterable[Comparison], console: Console) -> Comparison | None:
@@ -36,12 +38,16 @@ def describe(progress: RunProgress) -> str:
     return f"{progress.label}{seed}{epoch}{until}"
 
 
-def result_table(result: ComparisonResult) -> RenderableType:
-    """The table as the papers print it, then failures, notes and the recommended setting."""
+def result_table(result: ComparisonResult, width: int = WIDE_CHARS) -> RenderableType:
+    """The table as the papers print it, then failures, notes and the recommended setting.
+
+    `width` is that of the terminal in characters.
+    """
     rows = [row for row in result.rows if row.columns]
     names = result.columns
     with_gaps = any(row.avg_gap for row in rows)
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    apart = " " if width >= WIDE_CHARS else "\n"
     table.add_column("setting", overflow="fold")
     for name in (*names, "avg gap" if with_gaps else "proxy gap", "FS", "min"):
         table.add_column(_title(name) if name in names else name, justify="right")
@@ -50,8 +56,8 @@ def result_table(result: ComparisonResult) -> RenderableType:
         gap = row.avg_gap if with_gaps else row.proxy_gap
         table.add_row(
             escape(row.label),
-            *(_measure(row, name) for name in names),
-            _gap(gap),
+            *(_measure(row, name, apart) for name in names),
+            _gap(gap, apart),
             _number(row.forgetting_score, "+.4f"),
             _number(row.minutes, ".2f"),
             style="bold" if row.kind == "candidate" and row.label == best else None,
@@ -76,17 +82,17 @@ def _title(column: str) -> str:
     return column.upper() if len(column) <= ACRONYM_CHARS else column.replace("_", " ")
 
 
-def _measure(row: Row, name: str) -> str:
+def _measure(row: Row, name: str, apart: str) -> str:
     value = _number(row.columns.get(name), ".1f")
     beyond = "!" if name in row.over_unlearned else ""
     gap = row.gaps.get(name)
-    return value + beyond + ("" if gap is None else f" ({gap.value:.1f})")
+    return value + beyond + ("" if gap is None else f"{apart}({gap.value:.1f})")
 
 
-def _gap(gap: Gap | None) -> str:
+def _gap(gap: Gap | None, apart: str) -> str:
     if gap is None:
         return NOT_THERE
-    uncertainty = "" if gap.uncertainty is None else f" ± {gap.uncertainty:.1f}"
+    uncertainty = "" if gap.uncertainty is None else f"{apart}± {gap.uncertainty:.1f}"
     return f"{gap.value:.1f}{uncertainty}"
 
 

@@ -26,9 +26,13 @@ class ProblemError(Exception):
     def __str__(self) -> str:
         parts = [f"{self.detail or self.title} (HTTP {self.status})"]
         errors = self.extensions.get("errors") or []
-        parts += [_described(error) for error in errors if isinstance(error, Mapping)]
+        parts += [
+            _described(error)
+            for error in errors
+            if isinstance(error, Mapping) and not _is_said(error, self.detail)
+        ]
         allowed = self.extensions.get("allowed")
-        if allowed and str(allowed) not in parts[0]:
+        if allowed and _listed(allowed) not in parts[0]:
             parts.append(f"allowed: {_listed(allowed)}")
         return "; ".join(parts)
 
@@ -57,6 +61,11 @@ def problem_of(status: int, content_type: str, body: bytes) -> ProblemError:
         detail=str(document.get("detail") or ""),
         extensions={key: value for key, value in document.items() if key not in _MEMBERS},
     )
+
+
+def _is_said(error: Mapping[str, Any], detail: str) -> bool:
+    """Whether the detail tells all of it."""
+    return not error.get("allowed") and str(error.get("message") or "") in detail
 
 
 def _described(error: Mapping[str, Any]) -> str:

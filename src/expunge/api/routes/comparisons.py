@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import defer
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
@@ -14,9 +15,8 @@ from expunge.api.schemas import comparisons as schemas
 from expunge.api.schemas.values import ComparisonPath, IdempotencyKey
 from expunge.api.service import CurrentService, Service
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.registry import comparisons, visibility
+from expunge.registry import comparisons, tables, visibility
 from expunge.registry.errors import NotFound
-from expunge.registry.tables import Party
 
 CSV = "text/csv; charset=utf-8"
 MEDIA_TYPES = {
@@ -57,7 +57,7 @@ async def create_comparison(
 
 
 def _create(
-    service: Service, owner: Party, body: schemas.NewComparison, key: str | None
+    service: Service, owner: tables.Party, body: schemas.NewComparison, key: str | None
 ) -> schemas.Comparison:
     with service.sessions.begin() as session:
         row = comparisons.create(
@@ -76,7 +76,7 @@ def _is_done(comparison: schemas.Comparison) -> bool:
     return comparison.state in ("succeeded", "failed")
 
 
-def _read(service: Service, owner: Party, comparison_id: str) -> schemas.Comparison:
+def _read(service: Service, owner: tables.Party, comparison_id: str) -> schemas.Comparison:
     with service.sessions() as session:
         row = visibility.one(session, visibility.comparisons(owner), comparison_id)
         return schemas.Comparison.of(row)
@@ -88,7 +88,8 @@ def list_comparisons(
 ) -> Page[schemas.ComparisonSummary]:
     """Your comparisons, newest first, without their results."""
     with service.sessions() as session:
-        rows, following = pages.rows(session, visibility.comparisons(owner), page)
+        readable = visibility.comparisons(owner).options(defer(tables.Comparison.result))
+        rows, following = pages.rows(session, readable, page)
         items = [schemas.ComparisonSummary.of(row) for row in rows]
     return Page(items=items, next_cursor=following)
 
@@ -150,7 +151,7 @@ def download_scores(
     return _download(service, owner, comparison_id, "samples.csv")
 
 
-def _download(service: Service, owner: Party, comparison_id: str, name: str) -> Response:
+def _download(service: Service, owner: tables.Party, comparison_id: str, name: str) -> Response:
     with service.sessions() as session:
         row = visibility.one(session, visibility.comparisons(owner), comparison_id)
     key = (row.objects or {}).get(name)

@@ -1,13 +1,12 @@
 """`expunge compare` and `expunge comparisons …`: which method to use for a removal, measured."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from expunge.client.commands.session import CommandError, Session, command, pairs
+from expunge.client.commands.session import CommandError, Session, command, pairs, value_of
 from expunge.client.comparing import follow, result_table
 from expunge.client.comparisons import Comparison
 
@@ -30,7 +29,7 @@ def compare(
     session: Session,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Id, mdl_…")],
     datasets: Annotated[
-        list[str], typer.Argument(metavar="DATASET...", help="What would be forgotten, dst_…")
+        list[str], typer.Argument(metavar="DATASET", help="What would be forgotten, dst_…")
     ],
     *,
     method: Annotated[
@@ -51,7 +50,9 @@ def compare(
             "smallest gap to Retrain if --with-retrain, else by a proxy."
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Settings a search tries.")] = 10,
+    trials: Annotated[
+        int | None, typer.Option(help="Settings that --search tries, 10 if left out.")
+    ] = None,
     with_retrain: Annotated[
         bool, typer.Option("--with-retrain", help="Also retrain from scratch, as the yardstick.")
     ] = False,
@@ -74,12 +75,14 @@ def compare(
     Example: expunge compare mdl_… dst_… --method alignment_calibration --grid beta=0,8
     --method fine_tune:epochs=5 --with-retrain --seeds 0,1,2 --out comparison/
     """
-    wanted = None
-    if search is not None:
-        objective = "retrain" if with_retrain else "proxy"
-        wanted = _setting(search) | {"trials": trials, "objective": objective}
-    elif not method:
-        raise CommandError("name at least one --method, or --search one")
+    wanted = _search(search, trials, with_retrain=with_retrain)
+    if (wanted is None) == (not method):
+        raise CommandError("name at least one --method, or else --search one")
+    if grid and not method:
+        raise CommandError("--grid goes with --method; --search has the ranges of the papers")
+    if out is not None:
+        # Where it cannot be made, that is said now and not after hours of work.
+        out.mkdir(parents=True, exist_ok=True)
     started = session.client.comparisons.create(
         model,
         datasets,
@@ -93,6 +96,9 @@ def compare(
         protocol=protocol,  # type: ignore[arg-type]  # the service says which there are
         wait=False,
     )
+    if not session.as_json:
+        line = f"It goes on if you leave: expunge comparisons show {started.id}"
+        session.out.print(f"[dim]{line}", highlight=False, soft_wrap=True)
     _finish(session, started.id, out)
 
 
@@ -133,7 +139,7 @@ def _finish(session: Session, comparison_id: str, out: Path | None) -> None:
     if session.as_json:
         session.print_json(done.model_dump(mode="json"))
         return
-    session.out.print(result_table(done.result))
+    session.out.print(result_table(done.result, session.out.width))
     for path in saved:
         session.out.print(f"[dim]{path}", highlight=False)
 
@@ -164,22 +170,26 @@ def _methods(session: Session, given: Sequence[str], grids: Sequence[str]) -> li
                 f"--grid {text}: write name=value,value for a parameter that one of the methods "
                 "has and that is not fixed already"
             )
+        if any(parameter in spec["grid"] for spec in swept):
+            raise CommandError(f"--grid {text}: {parameter} has a grid already; name it once")
         for spec in swept:
-            spec["grid"][parameter] = [_value(each) for each in values.split(",")]
+            spec["grid"][parameter] = [value_of(each) for each in values.split(",")]
     return [{key: value for key, value in spec.items() if value} for spec in specs]
+
+
+def _search(text: str | None, trials: int | None, *, with_retrain: bool) -> dict[str, Any] | None:
+    if text is None:
+        if trials is not None:
+            raise CommandError("--trials goes with --search")
+        return None
+    chosen = {} if trials is None else {"trials": trials}
+    return _setting(text) | {"objective": "retrain" if with_retrain else "proxy"} | chosen
 
 
 def _setting(text: str) -> dict[str, Any]:
     """`fine_tune:epochs=5,learning_rate=0.01` as method and parameters."""
     method, _, params = text.partition(":")
     return {"method": method, "params": pairs(filter(None, params.split(",")))}
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _seeds(text: str) -> list[int]:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -150,11 +151,23 @@ def pairs(given: Iterable[str] | None) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise CommandError(f"{pair!r} is not of the form name=value")
-        try:
-            result[name] = json.loads(value)
-        except ValueError:
-            result[name] = value
+        result[name] = value_of(value)
     return result
+
+
+def value_of(text: str) -> Any:
+    """JSON where it is, else text; so is a number that JSON cannot carry, which the service refuses."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except ValueError:
+        return text
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _text(value: object) -> str:
