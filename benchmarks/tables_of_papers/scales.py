@@ -90,12 +90,17 @@ _MINI_CLIP_ENTRIES: Entries = [
         "params": {**_MINI_CLIP, "epochs": 4},
         "grid": {"learning_rate": [5e-5, 2e-4]},
     },
-    {"method": "neg_grad", "params": _MINI_CLIP, "grid": {"learning_rate": [1e-5, 1e-4]}},
+    {"method": "neg_grad", "params": _MINI_CLIP, "grid": {"learning_rate": [1e-5, 1e-4, 3e-4]}},
     {"method": "l1_sparsity", "params": {**_MINI_CLIP, "learning_rate": 5e-4, "l1_weight": 1e-5}},
     {
         "method": "alignment_calibration",
         "params": {**_MINI_CLIP, "learning_rate": 2e-4},
         "grid": {"beta": [0.0, 0.5, 1.0]},
+    },
+    {
+        "method": "alignment_calibration",
+        "params": {**_MINI_CLIP, "learning_rate": 5e-4},
+        "grid": {"beta": [0.0, 1.0]},
     },
 ]
 
