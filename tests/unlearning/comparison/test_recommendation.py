@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from expunge.unlearning.comparison.recommendation import recommend
-from expunge.unlearning.comparison.records import Row
+from expunge.unlearning.comparison.records import Gap, Row
 
 MakeRow = Callable[..., Row]
 
@@ -101,3 +101,19 @@ def test_a_checkpoint_that_needs_nothing_done_is_mentioned(
     assert found is not None
     assert found.label == "a"
     assert ("leaving the checkpoint as it is" in found.why) is mentioned
+
+
+def test_of_ties_one_that_did_not_forget_is_not_chosen_for_being_cheap(make_row: MakeRow) -> None:
+    rows = [
+        make_row("idle", 0, 1.0, minutes=0.1, forgetting_score_gap=Gap(0.018, 0.004)),
+        make_row("forgot", 0, 1.2, minutes=2.0, forgetting_score_gap=Gap(0.002, 0.004)),
+        make_row("dear", 0, 1.1, minutes=9.0, forgetting_score_gap=Gap(0.003, 0.004)),
+        make_row("apart", 0, 9.0, minutes=0.2, forgetting_score_gap=Gap(0.0, 0.004)),
+    ]
+    found = recommend(rows, "retrain", lambda *_: 0.5)
+    assert found is not None
+    assert found.label == "forgot"
+    assert found.why.startswith(
+        "forgot is the cheapest of the 2 that come nearest to Retrain's forgetting score, of 3"
+    )
+    assert recommend(rows, "retrain", lambda *_: 0.05).label == "idle", "no tie, no choice"

@@ -39,6 +39,20 @@ class _Choice:
         return [each for each in self.ranked if self.may_be_best(*each)]
 
     @property
+    def near(self) -> list[tuple[float, Row]]:
+        """Of the tied, those whose forgetting score may be the nearest to Retrain's."""
+        gaps = [row.forgetting_score_gap for _, row in self.tied]
+        known = [gap for gap in gaps if gap is not None]
+        if len(known) < len(gaps):
+            return self.tied
+        least = min(gap.value for gap in known)
+        return [
+            each
+            for each, gap in zip(self.tied, known, strict=True)
+            if gap.value - least <= (gap.uncertainty or 0.0)
+        ]
+
+    @property
     def runner_up(self) -> tuple[float, Row] | None:
         """The best of the others, which for a cheaper choice is the one it was chosen over."""
         return next((each for each in self.ranked if each[1] is not self.chosen), None)
@@ -53,8 +67,11 @@ def recommend(
     """The candidate with the smallest gap, or the cheapest of those that may have it.
 
     A row may have the smallest gap if it differs from the smallest by no more than the uncertainty
-    of their difference; without an idea of that, only if it is equal. Of those within SAME_COST of
-    the cheapest it is the one with the smallest gap. None without a candidate that succeeded.
+    of their difference; without an idea of that, only if it is equal. With Retrain, those that
+    clearly differ more from its forgetting score than another do not count: the columns alone
+    cannot tell a run that did nothing from one that forgot, where they are unsure. Of those within
+    SAME_COST of the cheapest it is the one with the smallest gap. None without a candidate that
+    succeeded.
     """
     gaps = [
         (gap_of(row, criterion), row)
@@ -69,8 +86,8 @@ def recommend(
     best = ranked[0][1]
     reaches = {row.label: None if row is best else uncertainty(best, row) for _, row in ranked}
     choice = _Choice(*ranked[0], ranked, reaches)
-    limit = SAME_COST * min(_minutes(row) for _, row in choice.tied)
-    value, chosen = next(each for each in choice.tied if _minutes(each[1]) <= limit)
+    limit = SAME_COST * min(_minutes(row) for _, row in choice.near)
+    value, chosen = next(each for each in choice.near if _minutes(each[1]) <= limit)
     choice = replace(choice, value=value, chosen=chosen)
     runner_up = choice.runner_up
     return Recommendation(
@@ -94,6 +111,10 @@ def _reasons(choice: _Choice, criterion: Objective) -> list[str]:
     value, other = runner_up
     if value < choice.value:
         ties = f"{len(choice.tied)} settings with no telling which has the smallest {name}"
+        if len(choice.near) < len(choice.tied):
+            ties = (
+                f"the {len(choice.near)} that come nearest to Retrain's forgetting score, of {ties}"
+            )
         against = f"{_minutes(other):.2g} minutes and {value:.2f} of {other.label}"
         return [
             f"{chosen.label} is the cheapest of {ties}",
