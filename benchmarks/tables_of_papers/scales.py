@@ -95,7 +95,7 @@ _MINI_CLIP_ENTRIES: Entries = [
     {
         "method": "alignment_calibration",
         "params": {**_MINI_CLIP, "learning_rate": 2e-4},
-        "grid": {"beta": [0.0, 0.5, 1.0, 16.0, 64.0]},
+        "grid": {"beta": [0.0, 0.5, 1.0, 16.0]},
     },
     {
         "method": "alignment_calibration",
