@@ -32,6 +32,10 @@ def watched(stack: Stack) -> Iterator[None]:
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
+    # A shell starts background commands with SIGINT ignored, and then nothing would be interrupted.
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
     thread.start()
     try:
@@ -43,3 +47,5 @@ def watched(stack: Stack) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
