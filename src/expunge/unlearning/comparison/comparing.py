@@ -115,7 +115,8 @@ def decisive_terms(
 def _notes(settings: Settings, reference: Reference, rows: Sequence[Row]) -> list[str]:
     notes = []
     attack = reference.before.runs[0].evaluation.emia
-    if attack.auc.interval is None or attack.auc.interval[0] <= CHANCE_AUC:
+    unsure = attack.auc.interval is None or attack.auc.interval[0] <= CHANCE_AUC
+    if unsure and "emia" in reference.before.columns:
         notes.append(
             "Before unlearning the encoder attack cannot tell retained from test samples "
             f"(AUC {attack.auc.value:.2f}), so EMIA says nothing about forgetting here."
