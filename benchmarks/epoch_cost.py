@@ -17,7 +17,6 @@ import torch
 
 from expunge.unlearning.catalog import METHODS, Architecture, EncoderSpec, MoCo, SimCLR
 from expunge.unlearning.data.image_set import ImageSet, load_for
-from expunge.unlearning.frameworks import build
 from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.training import pretrain, unlearn
 from record import RESULTS, conditions
@@ -69,12 +68,13 @@ def _ratios(
     unlearn_size = round(UNLEARN_SHARE * len(images))
     forget = images.subset(range(unlearn_size))
     retain = images.subset(range(unlearn_size, len(images)))
-    learner = build(spec, seed=0)
+    shared = {"epochs": 1, "batch_size": args.batch}
+    # With a queue that is filled: an empty one is filled first, which is no part of an epoch.
+    learner = pretrain(spec, images, shared, seed=0, device=args.device).learner
     methods = [m.id for m in METHODS.values() if spec.framework in m.frameworks]
     ratios: dict[str, list[float]] = {
         m: [] for m in methods if m not in ("retrain", "gradient_ascent")
     }
-    shared = {"epochs": 1, "batch_size": args.batch}
     for repeat in range(args.repeats + 1):
         base = pretrain(spec, retain, shared, seed=repeat, device=args.device).seconds
         for method, values in ratios.items():
