@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 
 from expunge.unlearning.catalog import METHODS, Architecture, EncoderSpec, MoCo, SimCLR
+from expunge.unlearning.data.batches import plan_batches
 from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.training import pretrain, unlearn
 from record import RESULTS, conditions
 
 UNLEARN_SHARE = 0.1
+METHODS_OF_BOTH_SETS = {"alignment_calibration", "neg_grad", "gradient_penalty"}
 AIM = 1.35
 """At most so many times pre-training, for Alignment Calibration."""
 
@@ -77,11 +79,19 @@ def _ratios(
     }
     for repeat in range(args.repeats + 1):
         base = pretrain(spec, retain, shared, seed=repeat, device=args.device).seconds
+        base /= _retained_shown(len(retain), 0, args.batch)
         for method, values in ratios.items():
             run = unlearn(learner, retain, forget, method, shared, seed=repeat, device=args.device)
             if repeat:
-                values.append(run.seconds / base)
+                other = unlearn_size if METHODS_OF_BOTH_SETS & {method} else 0
+                values.append(run.seconds / _retained_shown(len(retain), other, args.batch) / base)
     return ratios
+
+
+def _retained_shown(retain: int, unlearn_size: int, batch: int) -> int:
+    """Retained images of one epoch; the last incomplete batch is dropped."""
+    plan = plan_batches(retain, unlearn_size, batch)
+    return plan.steps * plan.retain
 
 
 def _arguments() -> argparse.Namespace:
