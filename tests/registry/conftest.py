@@ -2,12 +2,14 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, jobs, models, parties, requests
+from expunge.registry import checkpoints, datasets, jobs, models, parties, requests, waiting
 from expunge.registry.database import Sessions
+from expunge.registry.policies import Policy
 from expunge.registry.tables import Job, JobKind, Model, Party, Request, Role
 from expunge.registry.transitions import move
 from expunge.unlearning.catalog import EncoderSpec, PretrainParams, SimCLR
@@ -17,10 +19,10 @@ LEASE_SECONDS = 60
 _numbers = itertools.count()
 
 
-def weights() -> models.StoredWeights:
+def weights() -> checkpoints.StoredWeights:
     """Names of objects that nobody reads."""
     name = f"sha256:{next(_numbers)}"
-    return models.StoredWeights(name, name, 10, name, name)
+    return checkpoints.StoredWeights(name, name, 10, name, name)
 
 
 @dataclass
@@ -43,9 +45,7 @@ class House:
             return row.id
 
     def model(self, owner: Party, *, window: float = 0, promotion: str = "automatic") -> str:
-        policy = models.Policy.model_validate(
-            {"batch_window_seconds": window, "promotion": promotion}
-        )
+        policy = Policy.model_validate({"batch_window_seconds": window, "promotion": promotion})
         with self.sessions.begin() as session:
             return models.create(
                 session,
@@ -65,9 +65,11 @@ class House:
     def pretrained(self, owner: Party, model_id: str, dataset_ids: list[str]) -> str:
         lease = self.claim(self.pretraining(owner, model_id, dataset_ids))
         with self.sessions.begin() as session:
-            return models.record_pretrained(session, lease, weights(), {"seconds": 1.0}).id
+            return checkpoints.record_pretrained(session, lease, weights(), {"seconds": 1.0}).id
 
-    def ask(self, owner: Party, model_id: str, dataset_id: str) -> str:
+    def ask(
+        self, owner: Party, model_id: str, dataset_id: str, params: dict[str, Any] | None = None
+    ) -> str:
         with self.sessions.begin() as session:
             return requests.create(
                 session,
@@ -75,16 +77,22 @@ class House:
                 model_id=model_id,
                 dataset_ids=[dataset_id],
                 method="alignment_calibration",
-                params={},
+                params=params or {},
             ).id
 
-    def seal_job(self) -> str:
+    def seal_job(self, owner: Party | None = None) -> str:
         """A queued job that belongs to no model."""
+        return self.waiting_job(JobKind.SEAL, owner)
+
+    def waiting_job(self, kind: JobKind, owner: Party | None = None, **values: Any) -> str:
+        owner_id = (owner or self.party(Role.DATA_OWNER)).id
         with self.sessions.begin() as session:
-            return jobs.enqueue(session, JobKind.SEAL, actor="test", params={}).id
+            return waiting.enqueue(
+                session, kind, actor="test", owner_id=owner_id, params={}, **values
+            ).id
 
     def claim(self, job_id: str, seconds: float = LEASE_SECONDS) -> jobs.Lease:
-        lease = jobs.claim(self.sessions, job_id, lease_seconds=seconds)
+        lease = waiting.claim(self.sessions, job_id, worker="tester", lease_seconds=seconds)
         assert lease is not None
         return lease
 

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy.orm import Session
 from tests.registry.conftest import House, Scene
 
-from expunge.registry import comparisons, datasets, jobs, models, visibility
+from expunge.registry import checkpoints, comparisons, datasets, jobs, models, visibility
 from expunge.registry.comparisons import Plan
 from expunge.registry.errors import AlreadyForgotten, Conflict, NotFound
 from expunge.registry.tables import Comparison, Model, Role
@@ -38,8 +38,8 @@ def kept(session: Session, scene: Scene, comparison: Comparison) -> list[str]:
 def unlearn(scene: Scene, request_id: str) -> None:
     lease = scene.house.claim(str(scene.house.request(request_id).job_id))
     with scene.house.sessions.begin() as session:
-        weights = models.StoredWeights("sha256:1", "1", 1, "sha256:1", "1")
-        models.record_unlearned(session, lease, weights, {"seconds": 1.0})
+        weights = checkpoints.StoredWeights("sha256:1", "1", 1, "sha256:1", "1")
+        checkpoints.record_unlearned(session, lease, weights, {"seconds": 1.0})
 
 
 def test_it_runs_beside_a_removal_of_the_same_model_and_changes_nothing(

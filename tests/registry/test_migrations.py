@@ -19,13 +19,15 @@ from expunge.registry.migration import configuration, is_current, migrate
 from expunge.registry.tables import Table
 
 COMPARE_JOB = """
-INSERT INTO jobs (id, kind, state, params, attempt) VALUES ('j2', 'compare', 'queued', '{}', 0);
+INSERT INTO jobs (id, kind, state, params, attempt, model_id)
+    VALUES ('j2', 'compare', 'queued', '{}', 0, 'm');
 """
 ROWS = (
     """
 INSERT INTO parties (id, name, role) VALUES ('p', 'p', 'model_owner');
 INSERT INTO models (id, owner_id, name, encoder, policy) VALUES ('m', 'p', 'm', '{}', '{}');
-INSERT INTO jobs (id, kind, state, params, attempt) VALUES ('j1', 'pretrain', 'queued', '{}', 0);
+INSERT INTO jobs (id, kind, state, params, attempt, model_id)
+    VALUES ('j1', 'pretrain', 'queued', '{}', 0, 'm');
 INSERT INTO checkpoints (id, model_id, state, digest, object_key, bytes, release_digest, release_key)
     VALUES ('c', 'm', 'ready', '', '', 1, '', '');
 INSERT INTO idempotency_keys
@@ -72,7 +74,7 @@ def test_down_and_up_again(empty: Engine) -> None:
 
 
 def test_going_back_before_comparisons_loses_them_and_nothing_else(empty: Engine) -> None:
-    migrate(url_of(empty))
+    command.upgrade(configuration(url_of(empty)), "0002")
     with empty.begin() as connection:
         connection.exec_driver_sql(ROWS)
     command.downgrade(configuration(url_of(empty)), "0001")
@@ -84,6 +86,59 @@ def test_going_back_before_comparisons_loses_them_and_nothing_else(empty: Engine
         connection.exec_driver_sql(COMPARE_JOB)
     migrate(url_of(empty))
     assert is_current(empty)
+
+
+FORGOTTEN = """
+INSERT INTO parties (id, name, role) VALUES ('o', 'o', 'data_owner');
+INSERT INTO datasets (id, owner_id, name, state, samples, bytes) VALUES
+    ('d', 'o', 'd', 'open', 1, 1), ('e', 'o', 'e', 'open', 1, 1), ('f', 'o', 'f', 'open', 1, 1);
+INSERT INTO jobs (id, kind, state, params, attempt, dataset_id)
+    VALUES ('j3', 'seal', 'queued', '{}', 0, 'd');
+INSERT INTO jobs (id, kind, state, params, attempt, checkpoint_id)
+    VALUES ('j4', 'verify', 'queued', '{}', 0, 'c');
+INSERT INTO checkpoint_datasets VALUES ('c', 'd', true), ('c', 'e', false);
+INSERT INTO requests (id, owner_id, model_id, method, params, state, created_at) VALUES
+    ('gone', 'o', 'm', 'x', '{}', 'completed', '2026-01-31 12:00Z'),
+    ('held', 'o', 'm', 'x', '{}', 'completed', '2026-01-31 12:00Z'),
+    ('new', 'o', 'm', 'x', '{}', 'queued', '2026-01-31 12:00Z');
+INSERT INTO request_datasets VALUES ('gone', 'd'), ('held', 'd'), ('held', 'e'), ('new', 'd');
+INSERT INTO log (actor, subject_id, event, detail)
+    VALUES ('p', 'm', 'promoted', '{"checkpoint_id": "c"}');
+"""
+"""A head that has forgotten `d` and not `e`; requests about `d`, about both, and one that waits."""
+
+
+def test_clocks_and_owners_of_what_is_there_are_filled_in(empty: Engine) -> None:
+    command.upgrade(configuration(url_of(empty)), "0002")
+    with empty.begin() as connection:
+        connection.exec_driver_sql(ROWS)
+        connection.exec_driver_sql(FORGOTTEN)
+    migrate(url_of(empty))
+    with empty.connect() as connection:
+        owners = dict(connection.execute(text("SELECT id, owner_id FROM jobs")).all())
+        clocks = {
+            row.id: row
+            for row in connection.execute(
+                text(
+                    "SELECT id, effective_at IS NOT NULL AS effective, "
+                    "finished_at IS NOT NULL AS finished, date(deadline_at) AS deadline "
+                    "FROM requests"
+                )
+            )
+        }
+    assert owners == {"j1": "p", "j2": "p", "j3": "o", "j4": "p"}
+    assert {each: clocks[each].effective for each in clocks} == {
+        "gone": True,
+        "held": False,
+        "new": False,
+    }
+    assert {each: clocks[each].finished for each in clocks} == {
+        "gone": True,
+        "held": True,
+        "new": False,
+    }
+    assert str(clocks["gone"].deadline) == "2026-02-28", "a calendar month, as the law counts"
+    command.downgrade(configuration(url_of(empty)), "base")
 
 
 def test_an_empty_database_is_not_current(empty: Engine) -> None:

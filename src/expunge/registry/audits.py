@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import jobs
+from expunge.registry import jobs, waiting
 from expunge.registry.errors import Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import RequestState
@@ -49,10 +49,11 @@ def create(
             allowed=request.dataset_ids,
         )
     audit_id = new_id(Prefix.AUDIT)
-    job = jobs.enqueue(
+    job = waiting.enqueue(
         session,
         JobKind.AUDIT,
         actor=owner.id,
+        owner_id=owner.id,
         params={"audit_id": audit_id, "dataset_ids": chosen, **settings},
     )
     audit = Audit(

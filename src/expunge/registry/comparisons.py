@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, idempotency, jobs, log, models, parameters
+from expunge.registry import datasets, idempotency, jobs, log, models, parameters, waiting
 from expunge.registry.errors import (
     AlreadyForgotten,
     Conflict,
@@ -131,10 +131,11 @@ def create(
         )
     check_test_set(session, model, model.control_dataset_id)
     retained(session, model, model.head_checkpoint_id, dataset_ids)
-    job = jobs.enqueue(
+    job = waiting.enqueue(
         session,
         JobKind.COMPARE,
         actor=owner.id,
+        owner_id=owner.id,
         params={"comparison_id": comparison_id},
         model_id=model.id,
         base_checkpoint_id=model.head_checkpoint_id,

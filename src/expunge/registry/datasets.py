@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.formats.shards import SampleRecord
-from expunge.registry import jobs, log, visibility
+from expunge.registry import jobs, log, visibility, waiting
 from expunge.registry.errors import Conflict, NotFound, NotSealed
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import DatasetState
@@ -110,7 +110,14 @@ def start_sealing(session: Session, owner: Party, dataset_id: str) -> tuple[Data
     if not dataset.shards:
         raise Conflict(f"Data set {dataset.id} has no shard; upload one first.")
     move(session, dataset, DatasetState.SEALING, actor=owner.id, problem=None)
-    job = jobs.enqueue(session, JobKind.SEAL, actor=owner.id, params={}, dataset_id=dataset.id)
+    job = waiting.enqueue(
+        session,
+        JobKind.SEAL,
+        actor=owner.id,
+        owner_id=owner.id,
+        params={},
+        dataset_id=dataset.id,
+    )
     return dataset, job
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -37,3 +39,12 @@ def remember(
             "This Idempotency-Key was used for a call with another body; use a new key."
         )
     return known.resource_id
+
+
+def forget_expired(session: Session, *, hours: float) -> None:
+    """Forget keys that are older: the same key then makes a new resource."""
+    session.execute(
+        delete(IdempotencyKey).where(
+            IdempotencyKey.created_at < func.now() - timedelta(hours=hours)
+        )
+    )

@@ -3,19 +3,30 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry.tables import Checkpoint, Model
+from expunge.registry.lifecycles import RequestState
+from expunge.registry.tables import (
+    Checkpoint,
+    CheckpointDataset,
+    Model,
+    Request,
+    RequestDataset,
+)
 
 
 def base_for_unlearning(session: Session, model: Model) -> Checkpoint:
     """What the next removal starts from: the head, or the newest result upon it that waits for promotion.
 
-    Starting from the head alone, a second removal would keep what the first one, not yet
-    promoted, has forgotten, and no checkpoint would ever have forgotten both.
+    Starting from the head alone, a second removal would do the work of the first one, not yet
+    promoted, again. A result that was withheld because it failed the policy is not built upon.
     """
     head = session.get_one(Checkpoint, model.head_checkpoint_id)
     newest = session.scalar(
         select(Checkpoint)
-        .where(Checkpoint.model_id == model.id, Checkpoint.parent_id.is_not(None))
+        .where(
+            Checkpoint.model_id == model.id,
+            Checkpoint.parent_id.is_not(None),
+            Checkpoint.problem.is_(None),
+        )
         .order_by(Checkpoint.id.desc())
         .limit(1)
     )
@@ -30,3 +41,25 @@ def descends(session: Session, checkpoint: Checkpoint, ancestor_id: str | None) 
             return True
         current = session.get(Checkpoint, current.parent_id)
     return False
+
+
+def owed(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """Data sets that the checkpoint holds although a completed request was about them.
+
+    A result that was withheld, or an earlier head, may still hold them: such a checkpoint must not
+    come into force, and a removal that starts from one forgets them as well.
+    """
+    asked = (
+        select(RequestDataset.dataset_id)
+        .join(Request, Request.id == RequestDataset.request_id)
+        .where(Request.model_id == checkpoint.model_id, Request.state == RequestState.COMPLETED)
+    )
+    return sorted(
+        session.scalars(
+            select(CheckpointDataset.dataset_id).where(
+                CheckpointDataset.checkpoint_id == checkpoint.id,
+                ~CheckpointDataset.forgotten,
+                CheckpointDataset.dataset_id.in_(asked),
+            )
+        )
+    )

@@ -1,4 +1,4 @@
-"""Removal requests: what may be asked, and how requests become jobs. Never runs one."""
+"""Removal requests: asked, approved, withdrawn, and how they become jobs. Never runs one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,15 @@ from expunge.registry import (
     log,
     models,
     parameters,
+    policies,
     visibility,
+    waiting,
 )
 from expunge.registry.errors import AlreadyForgotten, Conflict, NotFound, NotInTrainingData
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import JobState, RequestState
 from expunge.registry.tables import (
-    Checkpoint,
+    CheckpointDataset,
     Dataset,
     Job,
     JobKind,
@@ -29,10 +31,11 @@ from expunge.registry.tables import (
     Request,
     RequestDataset,
 )
-from expunge.registry.transitions import move
+from expunge.registry.transitions import StateChanged, move
 from expunge.unlearning import catalog
 
 UNFINISHED = [state for state in RequestState if not lifecycles.is_final(lifecycles.REQUEST, state)]
+WITHDRAWN = "withdrawn by its owner"
 
 
 def create(
@@ -45,7 +48,7 @@ def create(
     params: dict[str, Any],
     idempotency_key: str | None = None,
 ) -> Request:
-    """Accept a removal request: durable, approved by policy, and part of a job when this returns.
+    """Accept a removal request: durable when the transaction commits, part of a job if the policy approves by itself.
 
     A call with the key and content of an earlier one returns the earlier request.
 
@@ -65,9 +68,10 @@ def create(
     own = _own_datasets(session, owner, dataset_ids)
     datasets.require_sealed(own)
     model = visibility.one(session, visibility.models(owner), model_id)
-    session.refresh(model, with_for_update=True)
     framework = catalog.EncoderSpec.model_validate(model.encoder).framework
     parsed = parameters.complete(method, framework, params)
+    # From here on, requests of one model take turns: two must not forget the same data.
+    session.refresh(model, with_for_update=True)
     _check_forgettable(session, model, dataset_ids)
     request = Request(
         id=request_id,
@@ -81,10 +85,95 @@ def create(
     session.add(request)
     session.flush()
     log.append(session, owner.id, request.id, RequestState.RECEIVED, method=method)
-    move(session, request, RequestState.APPROVED)
-    job = _open_batch(session, model, request) or _new_batch(session, model, request)
-    move(session, request, RequestState.QUEUED, job_id=job.id)
+    if policies.of(model.policy).approval == "automatic":
+        move(session, request, RequestState.APPROVED)
+        _join_batch(session, model, request)
     return request
+
+
+def approve(session: Session, model_owner: Party, request_id: str) -> Request:
+    """Take up a request that waits for the model's owner.
+
+    Raises:
+        NotFound: not a request to an own model.
+        StateChanged: it does not wait for approval.
+    """
+    request, model = _asked_of(session, model_owner, request_id)
+    move(session, request, RequestState.APPROVED, actor=model_owner.id)
+    _join_batch(session, model, request)
+    return request
+
+
+def reject(session: Session, model_owner: Party, request_id: str, reason: str) -> Request:
+    """Refuse a request that waits for the model's owner; its owner reads the reason.
+
+    Raises:
+        NotFound: not a request to an own model.
+        StateChanged: it does not wait for approval.
+    """
+    request, _ = _asked_of(session, model_owner, request_id)
+    move(session, request, RequestState.REJECTED, actor=model_owner.id, reason=reason)
+    return request
+
+
+def withdraw(session: Session, owner: Party, request_id: str) -> Request:
+    """Take back a request whose job has not started; a job that nobody asks for any more is cancelled.
+
+    Doing so again changes nothing.
+
+    Once the job has started it is too late, whoever else shares it: the answer must not tell.
+
+    Raises:
+        NotFound: not an own request.
+        StateChanged: its job has started, or it has ended.
+    """
+    found = session.scalar(
+        select(Request).where(Request.id == request_id, Request.owner_id == owner.id)
+    )
+    if found is None:
+        raise NotFound.of("request", request_id)
+    # Model, job, request: the order in which a claim locks them too.
+    session.get_one(Model, found.model_id, with_for_update=True)
+    session.refresh(found)
+    if found.state == RequestState.CANCELLED:
+        return found
+    job = None
+    if found.job_id is not None:
+        job = session.get_one(Job, found.job_id, with_for_update=True, populate_existing=True)
+        session.refresh(found)
+        if job.started_at is not None and not lifecycles.is_final(lifecycles.REQUEST, found.state):
+            raise StateChanged(
+                f"{found.id} can be withdrawn until its job starts, and that has started. It ends "
+                "by itself.",
+                state=found.state,
+            )
+    move(
+        session,
+        found,
+        RequestState.CANCELLED,
+        actor=owner.id,
+        reason=WITHDRAWN,
+        job_id=None,
+    )
+    if job is not None and not _requests_of(session, job):
+        jobs.cancel(session, job, actor=log.SERVICE, reason="all its requests were withdrawn")
+    return found
+
+
+def _requests_of(session: Session, job: Job) -> int:
+    counted = select(func.count()).select_from(Request).where(Request.job_id == job.id)
+    return session.scalar(counted) or 0
+
+
+def _asked_of(session: Session, model_owner: Party, request_id: str) -> tuple[Request, Model]:
+    """A request to an own model, which is row-locked."""
+    request = session.get(Request, request_id)
+    if request is None:
+        raise NotFound.of("request", request_id)
+    try:
+        return request, models.owned(session, model_owner, request.model_id)
+    except NotFound as error:
+        raise NotFound.of("request", request_id) from error
 
 
 def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) -> list[Dataset]:
@@ -99,62 +188,86 @@ def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) ->
 def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str]) -> None:
     if model.head_checkpoint_id is None:
         raise Conflict(f"Model {model.id} has no checkpoint yet; there is nothing to forget.")
-    head = session.get_one(Checkpoint, model.head_checkpoint_id)
-    if foreign := sorted(set(dataset_ids) - set(head.trained_on)):
+    held = select(CheckpointDataset.dataset_id, CheckpointDataset.forgotten).where(
+        CheckpointDataset.checkpoint_id == model.head_checkpoint_id,
+        CheckpointDataset.dataset_id.in_(dataset_ids),
+    )
+    forgotten = {row.dataset_id: row.forgotten for row in session.execute(held)}
+    if foreign := sorted(set(dataset_ids) - set(forgotten)):
         raise NotInTrainingData(
             f"Model {model.id} was not trained on {', '.join(foreign)}.", dataset_ids=foreign
         )
-    waiting = session.scalars(
+    asked = session.scalars(
         select(RequestDataset.dataset_id)
         .join(Request, Request.id == RequestDataset.request_id)
-        .where(Request.model_id == model.id, Request.state.in_(UNFINISHED))
-    ).all()
-    gone = set(head.forgotten) | set(_unpromoted(session, model)) | set(waiting)
-    if again := sorted(set(dataset_ids) & gone):
+        .where(
+            Request.model_id == model.id,
+            Request.state.in_([*UNFINISHED, RequestState.COMPLETED]),
+            RequestDataset.dataset_id.in_(dataset_ids),
+        )
+    )
+    if again := sorted({each for each, gone in forgotten.items() if gone} | set(asked)):
         raise AlreadyForgotten(
             f"Model {model.id} has forgotten {', '.join(again)}, or another request is about to.",
             dataset_ids=again,
         )
-    if not set(head.retained) - gone - set(dataset_ids):
-        raise Conflict(
-            f"Model {model.id} has too little other training data to forget these and stay of "
-            "use; its owner can take it out of service instead.",
+
+
+def _join_batch(session: Session, model: Model, request: Request) -> None:
+    """Make an approved request part of a job: one that has not started and has room, or a new one."""
+    policy = policies.of(model.policy)
+    samples = _samples(session, Request.id == request.id)
+    limit = policy.max_batch_samples
+    job = _open_batch(session, request)
+    if job is not None and limit is not None:
+        together = samples + _samples(session, Request.job_id == job.id)
+        if together > limit:
+            waiting.make_due(session, job)
+            job = None
+        elif together == limit:
+            waiting.make_due(session, job)
+    if job is None:
+        full = limit is not None and samples >= limit
+        job = waiting.enqueue(
+            session,
+            JobKind.UNLEARN,
+            actor=log.SERVICE,
+            owner_id=model.owner_id,
+            params=_job_params(request),
+            delay_seconds=0 if full else policy.batch_window_seconds,
+            model_id=model.id,
         )
+    move(session, request, RequestState.QUEUED, job_id=job.id)
 
 
-def _unpromoted(session: Session, model: Model) -> Sequence[str]:
-    """Data sets of completed requests whose result was not promoted: still in the head, but dealt with."""
-    return session.scalars(
-        select(RequestDataset.dataset_id)
-        .join(Request, Request.id == RequestDataset.request_id)
-        .where(Request.model_id == model.id, Request.state == RequestState.COMPLETED)
-    ).all()
+def _open_batch(session: Session, request: Request) -> Job | None:
+    """The newest job of the same model, method and parameters that has not started.
 
-
-def _open_batch(session: Session, model: Model, request: Request) -> Job | None:
-    """A job of the same model, method and parameters whose batching window is still open."""
+    Locked: a claim that is on its way waits, and then takes the request along.
+    """
     return session.scalar(
         select(Job)
         .where(
-            Job.model_id == model.id,
+            Job.model_id == request.model_id,
             Job.kind == JobKind.UNLEARN,
             Job.state == JobState.QUEUED,
-            Job.due_at > func.now(),
+            Job.started_at.is_(None),
             Job.params == _job_params(request),
         )
+        .order_by(Job.id.desc())
+        .limit(1)
         .with_for_update()
     )
 
 
-def _new_batch(session: Session, model: Model, request: Request) -> Job:
-    return jobs.enqueue(
-        session,
-        JobKind.UNLEARN,
-        actor=log.SERVICE,
-        params=_job_params(request),
-        delay_seconds=model.policy["batch_window_seconds"],
-        model_id=model.id,
+def _samples(session: Session, which: Any) -> int:
+    counted = (
+        select(func.sum(Dataset.samples))
+        .join(RequestDataset, RequestDataset.dataset_id == Dataset.id)
+        .join(Request, Request.id == RequestDataset.request_id)
+        .where(which)
     )
+    return int(session.scalar(counted) or 0)
 
 
 def _job_params(request: Request) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Settings of every service process, read from EXPUNGE_* environment variables. Nothing reads them at import time."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,7 +26,10 @@ class Settings(BaseSettings):
         default=Path("/var/tmp/expunge"),  # noqa: S108 - a default that operators override
         description="Scratch space of this process: uploads in flight, training files.",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        default="auto",
+        description="auto, cpu, cuda, or one device of several: cuda:1. One job runs on it at a time.",
+    )
 
     max_shard_bytes: int = Field(default=4 * 2**30, gt=0, description="Largest accepted shard.")
     max_checkpoint_bytes: int = Field(default=8 * 2**30, gt=0)
@@ -36,7 +39,45 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=3, ge=1, description="How often a job is started before it fails for good."
     )
-    job_time_limit_seconds: float = Field(default=24 * 3600, gt=0)
+    retry_seconds: float = Field(
+        default=2,
+        gt=0,
+        description="Wait before a crashed job's second attempt; doubles with every further one.",
+    )
+    job_time_limit_seconds: float = Field(
+        default=24 * 3600, gt=0, description="Of a training job, all its attempts together."
+    )
+    snapshot_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="Between two snapshots of a training run, at least; longer where one takes long.",
+    )
+    stop_grace_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="A stopped worker's training process may take this long to write its snapshot.",
+    )
+    outage_patience_seconds: float = Field(
+        default=600,
+        gt=0,
+        description="How long a worker holds a result while a store is away before it gives up.",
+    )
+    max_outages: int = Field(
+        default=30, ge=1, description="How often a job waits for a store before it fails for good."
+    )
+    object_grace_seconds: float = Field(
+        default=3600, ge=0, description="An upload that nothing names is removed after this time."
+    )
+    object_sweep_seconds: float = Field(
+        default=900, gt=0, description="Between two sweeps of the object store by a dispatcher."
+    )
+    idempotency_hours: float = Field(
+        default=24, gt=0, description="How long an Idempotency-Key is remembered."
+    )
+    price_per_device_hour: float = Field(
+        default=0, ge=0, description="For estimates of cost; 0: none is given."
+    )
+    currency: str = Field(default="EUR", max_length=8)
     republish_seconds: float = Field(
         default=20, gt=0, description="A queued job unclaimed for longer is announced again."
     )

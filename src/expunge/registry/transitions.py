@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from expunge.registry import lifecycles, log
 from expunge.registry.errors import Conflict
-from expunge.registry.tables import Checkpoint, Dataset, Job, Request
+from expunge.registry.tables import Checkpoint, Dataset, Job, LogRow, Request
 
+Living = Dataset | Checkpoint | Request | Job
 LIVES = {
     Dataset: lifecycles.DATASET,
     Checkpoint: lifecycles.CHECKPOINT,
@@ -29,7 +30,7 @@ class LeaseLost(Exception):
 
 def move(
     session: Session,
-    row: Dataset | Checkpoint | Request | Job,
+    row: Living,
     to: str,
     *,
     actor: str = log.SERVICE,
@@ -41,7 +42,7 @@ def move(
     Raises:
         StateChanged: the database's row is in a state that does not lead to `to`; nothing changed.
     """
-    if not _compare_and_set(session, row, to, {}, _with_reason(row, reason, values)):
+    if not _compare_and_set(session, row, to, {}, _completed(type(row), to, reason, values)):
         session.refresh(row, ["state"])
         raise StateChanged(f"{row.id} is {row.state}; it cannot become {to}.", state=row.state)
     log.append(session, actor, row.id, to, **({"reason": reason} if reason else {}))
@@ -54,32 +55,72 @@ def move_leased(
     *,
     token: str,
     reason: str | None = None,
+    detail: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    """As `move`, for the attempt that holds the job's lease.
+    """As `move`, for the attempt that holds the job's lease; `detail` goes to the log row as well.
 
     Raises:
         LeaseLost: the job is no longer running under this token; nothing changed.
     """
-    values = _with_reason(job, reason, values)
+    told = {"attempt": job.attempt, "worker": job.worker}
+    values = _completed(Job, to, reason, values)
     if not _compare_and_set(session, job, to, {"lease_token": token}, values):
         raise LeaseLost(f"{job.id} no longer runs under this lease")
-    detail = {"attempt": job.attempt} | ({"reason": reason} if reason else {})
-    log.append(session, log.SERVICE, job.id, to, **detail)
+    told |= (detail or {}) | ({"reason": reason} if reason else {})
+    log.append(session, log.SERVICE, job.id, to, **told)
 
 
-def _with_reason(
-    row: Dataset | Checkpoint | Request | Job, reason: str | None, values: dict[str, Any]
+def move_requests(
+    session: Session,
+    job: Job,
+    to: str,
+    *,
+    actor: str = log.SERVICE,
+    reason: str | None = None,
+) -> None:
+    """As `move`, for all requests of a job in one statement: there may be thousands.
+
+    Raises:
+        StateChanged: one of them is in a state that does not lead to `to`; the caller rolls back.
+    """
+    session.flush()
+    changed = session.scalars(
+        update(Request)
+        .where(
+            Request.job_id == job.id,
+            Request.state.in_(lifecycles.origins(lifecycles.REQUEST, to)),
+        )
+        .values(state=to, **_completed(Request, to, reason, {}))
+        .returning(Request.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    expected = session.scalar(
+        select(func.count()).select_from(Request).where(Request.job_id == job.id)
+    )
+    if len(changed) != expected:
+        raise StateChanged(f"a request of {job.id} cannot become {to}")
+    for row in session.identity_map.values():
+        if isinstance(row, Request) and row.job_id == job.id:
+            session.expire(row)
+    detail = {"reason": reason} if reason else {}
+    session.add_all(
+        LogRow(actor=actor, subject_id=each, event=to, detail=detail) for each in sorted(changed)
+    )
+
+
+def _completed(
+    table: type[Living], to: str, reason: str | None, values: dict[str, Any]
 ) -> dict[str, Any]:
-    return values | {"reason": reason} if isinstance(row, Job | Request) else values
+    """The values with what every change of a request or job sets: its reason, and when it ended."""
+    if table not in (Request, Job):
+        return values
+    final = lifecycles.is_final(LIVES[table], to)
+    return values | {"reason": reason} | ({"finished_at": func.now()} if final else {})
 
 
 def _compare_and_set(
-    session: Session,
-    row: Dataset | Checkpoint | Request | Job,
-    to: str,
-    expected: dict[str, Any],
-    values: dict[str, Any],
+    session: Session, row: Living, to: str, expected: dict[str, Any], values: dict[str, Any]
 ) -> bool:
     table = type(row)
     session.flush()

@@ -26,7 +26,7 @@ from expunge.api.uploads import AnnouncedDigest, Upload, described_body, receive
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.tensors import TensorFileError, read_header, write_release
-from expunge.registry import models, visibility
+from expunge.registry import checkpoints, models, visibility
 from expunge.registry.errors import Conflict, InvalidCheckpoint
 from expunge.registry.lifecycles import CheckpointState
 from expunge.registry.tables import Checkpoint, Model, Party
@@ -109,7 +109,7 @@ def _store(
         except TensorFileError as error:
             raise InvalidCheckpoint(f"{error}.") from error
         released = sha256_file(release)
-        weights = models.StoredWeights(
+        weights = checkpoints.StoredWeights(
             digest=f"sha256:{upload.sha256}",
             object_key=service.store.put(upload.path, upload.sha256),
             bytes=upload.size,
@@ -117,7 +117,7 @@ def _store(
             release_key=service.store.put(release, released),
         )
     with service.sessions.begin() as session:
-        row = models.add_upload(session, owner, model_id, dataset_ids, weights)
+        row = checkpoints.add_upload(session, owner, model_id, dataset_ids, weights)
         return _shown(session, row)
 
 
@@ -245,5 +245,5 @@ def promote_checkpoint(
 ) -> model_schemas.Model:
     """Make it the model's head; refused if it holds data that the head has forgotten."""
     with service.sessions.begin() as session:
-        row = models.promote(session, owner, checkpoint_id)
+        row = checkpoints.promote(session, owner, checkpoint_id)
     return model_schemas.Model.of(row)

@@ -1,13 +1,13 @@
 """Models, their policy and pre-training."""
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.api.schemas.values import EXAMPLE_HEX, Body, DatasetId, Name, Seed, example
-from expunge.registry import tables
-from expunge.registry.models import MAX_BATCH_WINDOW_SECONDS, Policy
+from expunge.registry import policies, tables
+from expunge.registry.policies import Policy
 from expunge.unlearning.catalog import EncoderSpec, PretrainParams
 
 ENCODER_EXAMPLE = {
@@ -76,7 +76,7 @@ class Model(BaseModel):
             encoder=encoder,
             head_checkpoint_id=row.head_checkpoint_id,
             control_dataset_id=row.control_dataset_id,
-            policy=Policy.model_validate(row.policy),
+            policy=policies.of(row.policy),
             created_at=row.created_at,
         )
 
@@ -86,13 +86,10 @@ def for_reader(row: tables.Model, reader: tables.Party) -> Model | ModelSummary:
     return Model.of(row) if row.owner_id == reader.id else ModelSummary.of(row)
 
 
-class PolicyChange(Body):
+class PolicyChange(Policy):
     """The parts of a model's policy that change; what is left out stays."""
 
     model_config = ConfigDict(json_schema_extra=example(batch_window_seconds=60))
-
-    batch_window_seconds: float = Field(default=0, ge=0, le=MAX_BATCH_WINDOW_SECONDS)
-    promotion: Literal["automatic", "manual"] = "automatic"
 
     def given(self) -> dict[str, Any]:
         """Only the members that the caller sent."""

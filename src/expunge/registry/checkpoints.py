@@ -1,0 +1,235 @@
+"""Checkpoints: uploads, results of jobs, and which one is in force. Never touches weights."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from expunge.registry import drift, jobs, lineage, log, models, policies, waiting
+from expunge.registry.errors import Conflict, NotFound
+from expunge.registry.ids import Prefix, new_id
+from expunge.registry.lifecycles import CheckpointState, RequestState
+from expunge.registry.tables import (
+    TRAINING_KINDS,
+    Checkpoint,
+    CheckpointDataset,
+    Job,
+    JobKind,
+    Model,
+    Party,
+    Request,
+    RequestDataset,
+)
+from expunge.registry.transitions import move, move_requests
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """A checkpoint's file and its releasable part, both in the object store already."""
+
+    digest: str
+    object_key: str
+    bytes: int
+    release_digest: str
+    release_key: str
+
+
+def add_upload(
+    session: Session,
+    owner: Party,
+    model_id: str,
+    dataset_ids: Sequence[str],
+    weights: StoredWeights,
+) -> Checkpoint:
+    """Record an uploaded checkpoint and have a worker check it against its header."""
+    model = models.owned(session, owner, model_id)
+    models.check_training_data(session, owner, model, dataset_ids)
+    checkpoint = _add(session, model.id, weights, CheckpointState.CHECKING)
+    _note_datasets(session, checkpoint, dict.fromkeys(dataset_ids, False))
+    log.append(session, owner.id, checkpoint.id, "uploaded", digest=weights.digest)
+    waiting.enqueue(
+        session,
+        JobKind.VERIFY,
+        actor=owner.id,
+        owner_id=owner.id,
+        params={},
+        checkpoint_id=checkpoint.id,
+    )
+    return checkpoint
+
+
+def record_verified(session: Session, lease: jobs.Lease, problem: dict[str, Any] | None) -> None:
+    """End a verify job: the upload is ready (and the model's head if it has none), or invalid.
+
+    Raises:
+        LeaseLost: the job was given away; the caller's transaction rolls back.
+    """
+    job = jobs.succeed(session, lease)
+    checkpoint = session.get_one(Checkpoint, job.checkpoint_id)
+    if problem is not None:
+        move(session, checkpoint, CheckpointState.INVALID, problem=problem)
+        return
+    move(session, checkpoint, CheckpointState.READY)
+    model = session.get_one(Model, checkpoint.model_id, with_for_update=True)
+    if model.head_checkpoint_id is None:
+        _set_head(session, model, checkpoint, log.SERVICE)
+
+
+def record_pretrained(
+    session: Session, lease: jobs.Lease, weights: StoredWeights, metrics: dict[str, Any]
+) -> Checkpoint:
+    """End a pre-training job with its checkpoint; it becomes the head if the policy says so.
+
+    Raises:
+        LeaseLost: the job was given away; the caller's transaction rolls back.
+    """
+    job = session.get_one(Job, lease.job_id)
+    model = session.get_one(Model, job.model_id, with_for_update=True)
+    checkpoint = _add(session, model.id, weights, CheckpointState.READY, job_id=job.id)
+    _note_datasets(session, checkpoint, dict.fromkeys(job.params["dataset_ids"], False))
+    jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
+    log.append(session, log.SERVICE, checkpoint.id, "trained", digest=weights.digest)
+    if model.head_checkpoint_id is None or policies.of(model.policy).promotion == "automatic":
+        _set_head(session, model, checkpoint, log.SERVICE)
+    return checkpoint
+
+
+def record_unlearned(
+    session: Session, lease: jobs.Lease, weights: StoredWeights, metrics: dict[str, Any]
+) -> Checkpoint:
+    """End an unlearning job: its checkpoint, its requests completed, promoted if the policy says so.
+
+    Raises:
+        LeaseLost: the job was given away; the caller's transaction rolls back.
+    """
+    job = session.get_one(Job, lease.job_id)
+    model = session.get_one(Model, job.model_id, with_for_update=True)
+    base = session.get_one(Checkpoint, job.base_checkpoint_id)
+    forgotten = {each for request in job.requests for each in request.dataset_ids}
+    forgotten |= set(lineage.owed(session, base))
+    checkpoint = _add(
+        session,
+        model.id,
+        weights,
+        CheckpointState.READY,
+        parent_id=base.id,
+        job_id=job.id,
+        drift=drift.after(session, base, metrics, forgotten & set(base.retained)),
+    )
+    forgotten |= set(base.forgotten)
+    _note_datasets(session, checkpoint, {each: each in forgotten for each in base.trained_on})
+    jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
+    log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
+    move_requests(session, job, RequestState.COMPLETED)
+    _promote_by_policy(session, model, checkpoint, metrics)
+    return checkpoint
+
+
+def _promote_by_policy(
+    session: Session, model: Model, checkpoint: Checkpoint, metrics: dict[str, Any]
+) -> None:
+    policy = policies.of(model.policy)
+    if policy.promotion == "manual":
+        return
+    if against := policies.objections(policy, metrics):
+        checkpoint.problem = {"code": "promotion-withheld", "detail": "; ".join(against)}
+        log.append(session, log.SERVICE, checkpoint.id, "promotion-withheld", reasons=against)
+    elif lineage.descends(session, checkpoint, model.head_checkpoint_id):
+        _set_head(session, model, checkpoint, log.SERVICE)
+
+
+def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
+    """Make a checkpoint its model's head.
+
+    Raises:
+        NotFound: not a checkpoint of an own model.
+        Conflict: it is not ready, it holds data that was forgotten on request, or a job of the
+            model is running, whose result belongs to the present head.
+    """
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        raise NotFound.of("checkpoint", checkpoint_id)
+    try:
+        model = models.owned(session, owner, checkpoint.model_id)
+    except NotFound as error:
+        raise NotFound.of("checkpoint", checkpoint_id) from error
+    if checkpoint.state != CheckpointState.READY:
+        raise Conflict(f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state)
+    if session.scalar(
+        select(Job.id).where(
+            Job.model_id == model.id,
+            Job.state.in_(jobs.LIVE_STATES),
+            Job.kind.in_(TRAINING_KINDS),
+        )
+    ):
+        raise Conflict(f"A job of model {model.id} is running; promote when it has ended.")
+    if back := lineage.owed(session, checkpoint):
+        raise Conflict(
+            f"Checkpoint {checkpoint.id} still holds data that was forgotten on request: "
+            f"{', '.join(back)}.",
+            dataset_ids=back,
+        )
+    _set_head(session, model, checkpoint, owner.id)
+    return model
+
+
+def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str) -> None:
+    """Put a checkpoint in force; requests whose data it has forgotten (or never held) are exposed no more."""
+    before = model.head_checkpoint_id
+    model.head_checkpoint_id = checkpoint.id
+    checkpoint.promoted_at = checkpoint.promoted_at or func.now()
+    session.flush()
+    session.refresh(checkpoint)
+    log.append(
+        session, actor, model.id, "promoted", checkpoint_id=checkpoint.id, previous_id=before
+    )
+    still_held = (
+        select(RequestDataset.request_id)
+        .join(CheckpointDataset, CheckpointDataset.dataset_id == RequestDataset.dataset_id)
+        .where(
+            RequestDataset.request_id == Request.id,
+            CheckpointDataset.checkpoint_id == checkpoint.id,
+            ~CheckpointDataset.forgotten,
+        )
+        .exists()
+    )
+    ended = session.scalars(
+        update(Request)
+        .where(
+            Request.model_id == model.id,
+            Request.state == RequestState.COMPLETED,
+            Request.effective_at.is_(None),
+            ~still_held,
+        )
+        .values(effective_at=func.now())
+        .returning(Request.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    for request_id in sorted(ended):
+        log.append(session, actor, request_id, "in-force", checkpoint_id=checkpoint.id)
+
+
+def _add(
+    session: Session, model_id: str, weights: StoredWeights, state: CheckpointState, **values: Any
+) -> Checkpoint:
+    checkpoint = Checkpoint(
+        id=new_id(Prefix.CHECKPOINT),
+        model_id=model_id,
+        state=state,
+        **asdict(weights),
+        **values,
+    )
+    session.add(checkpoint)
+    session.flush()
+    return checkpoint
+
+
+def _note_datasets(session: Session, checkpoint: Checkpoint, forgotten: dict[str, bool]) -> None:
+    session.add_all(
+        CheckpointDataset(checkpoint_id=checkpoint.id, dataset_id=each, forgotten=is_forgotten)
+        for each, is_forgotten in forgotten.items()
+    )
+    session.flush()
+    session.expire(checkpoint, ["datasets"])

@@ -1,0 +1,63 @@
+"""Data sets, their shards, and who may train on them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from expunge.registry.lifecycles import DatasetState
+from expunge.registry.tables.base import Table, states_check
+
+
+class Dataset(Table):
+    """Samples of one owner, in shards."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        states_check("state", DatasetState),
+        UniqueConstraint("owner_id", "name"),
+        CheckConstraint("(state = 'sealed') = (digest IS NOT NULL)", name="sealed_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(ForeignKey("parties.id"), index=True)
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(default=DatasetState.OPEN)
+    problem: Mapped[dict[str, Any] | None]
+    """Why sealing refused it: code, detail and the shard's name."""
+    samples: Mapped[int] = mapped_column(default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    digest: Mapped[str | None]
+    """SHA-256 over the index of all samples, fixed by sealing."""
+    index_key: Mapped[str | None]
+    """Object that holds the index: one JSON record a line, in order."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    sealed_at: Mapped[datetime | None]
+
+    shards: Mapped[list["Shard"]] = relationship(order_by="Shard.name", lazy="selectin")
+    grants: Mapped[list["Grant"]] = relationship(order_by="Grant.created_at", lazy="select")
+
+
+class Shard(Table):
+    """One uploaded tar of a data set."""
+
+    __tablename__ = "shards"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    samples: Mapped[int]
+    object_key: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Grant(Table):
+    """A data owner's consent that a model owner trains on a data set."""
+
+    __tablename__ = "grants"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    party_id: Mapped[str] = mapped_column(ForeignKey("parties.id"), primary_key=True, index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
