@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import jobs, waiting
+from expunge.registry import jobs, orphans, waiting
 from expunge.registry.errors import Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import RequestState
@@ -81,3 +81,11 @@ def record(
     audit = session.get_one(Audit, job.params["audit_id"])
     audit.report = report
     audit.objects = objects
+    orphans.named(session, _keys(objects))
+
+
+def _keys(objects: dict[str, Any]) -> list[str]:
+    """Object keys by level, matrix and format, as one list."""
+    return [
+        key for level in objects.values() for matrix in level.values() for key in matrix.values()
+    ]

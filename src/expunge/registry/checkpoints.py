@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from expunge.registry import drift, jobs, lineage, log, models, policies, waiting
+from expunge.registry import drift, jobs, lineage, log, models, orphans, policies, waiting
 from expunge.registry.errors import Conflict, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import CheckpointState, RequestState
@@ -223,6 +223,7 @@ def _add(
     )
     session.add(checkpoint)
     session.flush()
+    orphans.named(session, [weights.object_key, weights.release_key])
     return checkpoint
 
 

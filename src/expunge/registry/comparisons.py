@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, idempotency, jobs, log, models, parameters, waiting
+from expunge.registry import datasets, idempotency, jobs, log, models, orphans, parameters, waiting
 from expunge.registry.errors import (
     AlreadyForgotten,
     Conflict,
@@ -226,6 +226,7 @@ def record(
     comparison = session.get_one(Comparison, job.params["comparison_id"])
     comparison.result = result
     comparison.objects = objects
+    orphans.named(session, list(objects.values()))
 
 
 def _settings(encoder: EncoderSpec, plan: Plan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.formats.shards import SampleRecord
-from expunge.registry import jobs, log, visibility, waiting
+from expunge.registry import jobs, log, orphans, visibility, waiting
 from expunge.registry.errors import Conflict, NotFound, NotSealed
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import DatasetState
@@ -88,6 +88,7 @@ def add_shard(session: Session, owner: Party, dataset_id: str, shard: StoredShar
         )
     )
     session.flush()
+    orphans.named(session, [shard.object_key])
     session.refresh(dataset)
     dataset.samples = sum(each.samples for each in dataset.shards)
     dataset.bytes = sum(each.bytes for each in dataset.shards)
@@ -130,6 +131,7 @@ def record_sealed(
         LeaseLost: the job was given away; the caller's transaction rolls back.
     """
     job = jobs.succeed(session, lease)
+    orphans.named(session, [index_key])
     move(
         session,
         session.get_one(Dataset, job.dataset_id),
