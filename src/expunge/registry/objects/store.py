@@ -1,0 +1,116 @@
+"""What Expunge needs of an object store, and what it does with any of them. Never says where objects live."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from expunge.formats.digests import sha256_file
+
+
+class ObjectMissing(Exception):
+    """The store has no such object."""
+
+
+class ObjectDamaged(Exception):
+    """The stored bytes do not have the digest that their key names."""
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be used now: the same call may succeed later."""
+
+
+class ObjectStore(Protocol):
+    """Every call may raise StoreUnavailable; both implementations pass the same tests."""
+
+    def put(self, path: Path, sha256: str, *, under: str | None = None) -> str:
+        """Store the file's bytes and return their key, which ends in their digest.
+
+        The key is that of the content, or `<under>/<sha256>`. Storing the same bytes again changes
+        nothing. When it returns, the object outlasts a power cut.
+        """
+        ...
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in chunks; never fewer than were stored without an error.
+
+        Raises:
+            ObjectMissing: at the first chunk.
+        """
+        ...
+
+    def size(self, key: str) -> int:
+        """The object's size in bytes.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        ...
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all objects, listed while they are read; what comes or goes meanwhile may be missed."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; a missing one is no error."""
+        ...
+
+    def clean(self, older_than_seconds: float) -> int:
+        """Remove what broken puts left that nobody wrote to for so long; how many files that were."""
+        ...
+
+    def check(self) -> None:
+        """Raise StoreUnavailable if the store cannot be used now."""
+        ...
+
+
+def key_of(sha256: str, under: str | None) -> str:
+    """Where an object with this digest (hexadecimal) belongs."""
+    return f"sha256/{sha256[:2]}/{sha256}" if under is None else f"{under}/{sha256}"
+
+
+def put_bytes(store: ObjectStore, data: bytes, work_dir: Path) -> str:
+    """Store a small object that is at hand as bytes."""
+    with tempfile.NamedTemporaryFile(dir=work_dir) as file:
+        file.write(data)
+        file.flush()
+        return store.put(Path(file.name), sha256_file(Path(file.name)))
+
+
+def read_bytes(store: ObjectStore, key: str) -> bytes:
+    """A small object as bytes."""
+    return b"".join(store.stream(key))
+
+
+def fetch(
+    store: ObjectStore, key: str, target: Path, *, check: Callable[[], None] | None = None
+) -> None:
+    """Copy an object to a file and check its digest; after any error there is no file.
+
+    `check` is called before each chunk is written; what it raises abandons the copy.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectDamaged: the bytes are not those that were stored.
+        StoreUnavailable: try again later.
+    """
+    try:
+        sha256 = _copy(store.stream(key), target, check)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    if not key.endswith(sha256):
+        target.unlink()
+        raise ObjectDamaged(f"object {key} does not have the digest that its key names")
+
+
+def _copy(chunks: Iterator[bytes], target: Path, check: Callable[[], None] | None) -> str:
+    hashed = hashlib.sha256()
+    with target.open("wb") as file:
+        for chunk in chunks:
+            if check is not None:
+                check()
+            hashed.update(chunk)
+            file.write(chunk)
+    return hashed.hexdigest()
