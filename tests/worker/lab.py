@@ -19,11 +19,13 @@ from sqlalchemy import Engine
 
 from expunge.formats.digests import sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
-from expunge.registry import datasets, models, parties, requests
+from expunge.registry import datasets, models, parties, requests, waiting
 from expunge.registry.database import sessions
+from expunge.registry.jobs import Lease
 from expunge.registry.objects import open_store
+from expunge.registry.policies import Policy
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Job, Model, Party, Request, Role
+from expunge.registry.tables import Job, JobKind, Model, Party, Request, Role
 from expunge.unlearning.catalog import CLIP, Architecture, EncoderSpec, MoCo, PretrainParams, SimCLR
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
@@ -66,6 +68,24 @@ def images(prefix: str, count: int, seed: int, *, captioned: bool = False) -> li
     return found
 
 
+class Hands:
+    """A worker of all kinds that does the job it is given, out of turn."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.runner = Runner(context, list(JobKind))
+
+    def run(self, job_id: str) -> None:
+        lease = waiting.claim(
+            self.context.sessions,
+            job_id,
+            worker=self.runner.name,
+            lease_seconds=self.context.settings.lease_seconds,
+        )
+        if lease is not None:
+            self.runner.carry_out(lease)
+
+
 class Lab:
     """What a test does by hand where users go through HTTP."""
 
@@ -76,12 +96,24 @@ class Lab:
             object_store=(folder / "objects").as_uri(),
             work_dir=folder / "work",
             lease_seconds=5,
+            retry_seconds=0.1,
+            outage_patience_seconds=5,
             device="cpu",
         )
         self.sessions = sessions(engine)
         self.store = open_store(self.settings)
         self.context = Context(self.settings, self.sessions, self.store)
-        self.runner = Runner(self.context)
+        self.runner = Hands(self.context)
+
+    def with_settings(self, **changes: Any) -> Hands:
+        """Another worker over the same stores."""
+        settings = self.settings.model_copy(update=changes)
+        return Hands(Context(settings, self.sessions, open_store(settings)))
+
+    def claim(self, job_id: str) -> Lease:
+        lease = waiting.claim(self.sessions, job_id, worker="tester", lease_seconds=60)
+        assert lease is not None
+        return lease
 
     def party(self, name: str, role: Role) -> Party:
         with self.sessions.begin() as session:
@@ -115,7 +147,7 @@ class Lab:
         self.runner.run(job.id)
 
     def model(self, owner: Party, encoder: EncoderSpec = ENCODER, **options: Any) -> str:
-        policy = models.Policy(batch_window_seconds=options.pop("batch_window_seconds", 0))
+        policy = Policy(batch_window_seconds=options.pop("batch_window_seconds", 0))
         with self.sessions.begin() as session:
             return models.create(
                 session,
@@ -134,7 +166,7 @@ class Lab:
                 session, owner, model_id, dataset_ids, params, seed=3
             ).id
 
-    def request(self, owner: Party, model_id: str, dataset_ids: list[str]) -> str:
+    def request(self, owner: Party, model_id: str, dataset_ids: list[str], **params: Any) -> str:
         with self.sessions.begin() as session:
             return requests.create(
                 session,
@@ -142,7 +174,7 @@ class Lab:
                 model_id=model_id,
                 dataset_ids=dataset_ids,
                 method="alignment_calibration",
-                params={"epochs": 1, "batch_size": 16},
+                params={"epochs": 1, "batch_size": 16} | params,
             ).id
 
     def job(self, job_id: str) -> Job:
@@ -193,10 +225,11 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
 class Running:
     """A job that runs in a thread of the test, caught in the middle."""
 
-    def __init__(self, lab: Lab, job_id: str) -> None:
+    def __init__(self, lab: Lab, job_id: str, **settings: Any) -> None:
         self.lab, self.job_id = lab, job_id
-        self.context = Context(lab.settings, lab.sessions, lab.store)
-        self.thread = threading.Thread(target=Runner(self.context).run, args=(job_id,))
+        changed = lab.settings.model_copy(update=settings)
+        self.context = Context(changed, lab.sessions, lab.store)
+        self.thread = threading.Thread(target=Hands(self.context).run, args=(job_id,))
 
     def __enter__(self) -> Self:
         self.thread.start()
@@ -222,7 +255,7 @@ def worker_process(role: str, settings: Settings, redis_url: str, log: Path) -> 
         "EXPUNGE_OBJECT_STORE": settings.object_store,
         "EXPUNGE_WORK_DIR": str(settings.work_dir),
         "EXPUNGE_LEASE_SECONDS": str(settings.lease_seconds),
-        "EXPUNGE_REPUBLISH_SECONDS": "1",
+        "EXPUNGE_REPUBLISH_SECONDS": str(settings.republish_seconds),
         "EXPUNGE_DEVICE": "cpu",
         "EXPUNGE_REDIS_URL": redis_url,
     }

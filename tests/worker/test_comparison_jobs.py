@@ -12,6 +12,7 @@ from sqlalchemy import Engine, func, select
 from tests.worker.lab import SMALLEST_CLIP, Lab, Running, World, eventually, images
 
 from expunge.registry import comparisons, datasets, models
+from expunge.registry.checkpoints import promote
 from expunge.registry.comparisons import Plan
 from expunge.registry.objects import read_bytes
 from expunge.registry.tables import Checkpoint, Comparison
@@ -19,7 +20,6 @@ from expunge.unlearning.candidates import CandidateSpec
 from expunge.unlearning.catalog import PretrainParams
 from expunge.worker import oracles
 from expunge.worker.context import Context
-from expunge.worker.running import Runner
 
 TINY = {"epochs": 1, "batch_size": 16}
 FINE_TUNE = {"method": "fine_tune", "params": TINY}
@@ -171,9 +171,8 @@ def test_a_stopped_worker_gives_a_comparison_back_having_told_how_far_it_was(
     assert progress is not None
     assert progress["total"] == 2
     job = lab.job(row.job_id)
-    assert (job.state, job.attempt, job.progress) == ("queued", 0, None)
-    settings = lab.settings.model_copy(update={"job_time_limit_seconds": 0.5})
-    Runner(Context(settings, lab.sessions, lab.store)).run(row.job_id)
+    assert (job.state, job.attempt, job.progress) == ("queued", 1, None)
+    lab.with_settings(job_time_limit_seconds=0.5).run(row.job_id)
     job = lab.job(row.job_id)
     assert (job.state, job.reason) == ("failed", "the time limit of 0.5 seconds was reached")
     assert found(lab, row).result is None
@@ -235,7 +234,7 @@ def test_what_was_retrained_goes_at_the_end_if_the_head_was_replaced_meanwhile(
     with Running(lab, row.job_id):
         eventually(lambda: list(kept.glob("*.safetensors")), "Retrain is kept")
         with lab.sessions.begin() as session:
-            models.promote(session, owner, earlier)
+            promote(session, owner, earlier)
     assert not kept.exists()
 
 

@@ -13,8 +13,8 @@ from tests.worker.lab import ENCODER, Lab, World, images
 from expunge.formats.digests import sha256_file
 from expunge.formats.shards import Sample, index_shard, make_sample
 from expunge.formats.tensors import read_header, write_release
-from expunge.registry import datasets, models
-from expunge.registry.models import StoredWeights
+from expunge.registry import datasets
+from expunge.registry.checkpoints import StoredWeights, add_upload
 from expunge.registry.tables import Checkpoint, Dataset, Role
 from expunge.unlearning import checkpoints
 from expunge.unlearning.frameworks import build
@@ -95,7 +95,7 @@ def upload(lab: Lab, world: World, path: Path) -> Checkpoint:
         release_key=lab.store.put(release, digests[1]),
     )
     with lab.sessions.begin() as session:
-        checkpoint = models.add_upload(
+        checkpoint = add_upload(
             session, world.model_owner, world.model, world.training_data, weights
         )
         job_id = (

@@ -1,7 +1,6 @@
 """Pre-training and unlearning jobs with their real training processes."""
 
 import json
-import signal
 import threading
 from pathlib import Path
 
@@ -10,12 +9,10 @@ from safetensors import safe_open
 from sqlalchemy import select, update
 from tests.worker.lab import LONG, MOCO, Lab, Running, World
 
-from expunge.registry import datasets, jobs, models
+from expunge.registry import checkpoints, datasets, jobs, models
 from expunge.registry.errors import Conflict, Invalid, NotFound
 from expunge.registry.objects import fetch
 from expunge.registry.tables import Checkpoint, Job, LogRow, Request
-from expunge.worker.context import Context
-from expunge.worker.running import Runner
 
 
 def test_pretraining_records_weights_metrics_and_the_first_head(lab: Lab, world: World) -> None:
@@ -98,26 +95,6 @@ def long_job(lab: Lab, world: World) -> str:
     return lab.pretraining(world.model_owner, world.model, world.training_data, LONG)
 
 
-def test_a_killed_training_process_ends_the_job_with_its_signal(lab: Lab, long_job: str) -> None:
-    with Running(lab, long_job) as running:
-        running.process.send_signal(signal.SIGKILL)
-        running.thread.join(30)
-    job = lab.job(long_job)
-    assert job.state == "failed"
-    assert "SIGKILL" in str(job.reason)
-    assert job.result_checkpoint_id is None
-
-
-def test_a_stopped_worker_gives_its_job_back(lab: Lab, long_job: str) -> None:
-    with Running(lab, long_job) as running:
-        process = running.process
-        running.context.stopping.set()
-        running.thread.join(30)
-        assert not process.is_running()
-    job = lab.job(long_job)
-    assert (job.state, job.attempt, job.published_at) == ("queued", 0, None)
-
-
 def test_a_worker_that_lost_its_lease_writes_nothing(lab: Lab, world: World, long_job: str) -> None:
     with Running(lab, long_job) as running:
         with lab.sessions.begin() as session:
@@ -132,10 +109,11 @@ def test_a_worker_that_lost_its_lease_writes_nothing(lab: Lab, world: World, lon
 
 
 def test_a_job_over_its_time_limit_fails_and_says_so(lab: Lab, long_job: str) -> None:
-    settings = lab.settings.model_copy(update={"job_time_limit_seconds": 0.5})
-    Runner(Context(settings, lab.sessions, lab.store)).run(long_job)
+    lab.with_settings(job_time_limit_seconds=0.5).run(long_job)
     job = lab.job(long_job)
     assert (job.state, job.reason) == ("failed", "the time limit of 0.5 seconds was reached")
+    assert job.failure is not None
+    assert job.failure["kind"] == "time-limit"
 
 
 def test_a_damaged_base_checkpoint_fails_job_and_request_with_the_reason(
@@ -155,10 +133,9 @@ def test_a_damaged_base_checkpoint_fails_job_and_request_with_the_reason(
 
 def test_a_failed_request_may_be_made_again(lab: Lab, trained: World) -> None:
     request = lab.request(trained.first_owner, trained.model, [trained.first])
-    lease = jobs.claim(lab.sessions, lab.job_of(request).id, lease_seconds=5)
-    assert lease is not None
+    lease = lab.claim(lab.job_of(request).id)
     with lab.sessions.begin() as session:
-        jobs.fail(session, lease, "for the test")
+        jobs.fail(session, lease, jobs.Failure("refused", "for the test"))
     again = lab.request(trained.first_owner, trained.model, [trained.first])
     lab.runner.run(lab.job_of(again).id)
     assert lab.job_of(again).state == "succeeded"
@@ -192,16 +169,16 @@ def test_removals_that_wait_for_promotion_build_on_each_other(lab: Lab, trained:
     with lab.sessions.begin() as session:
         result = session.get_one(Checkpoint, last)
         assert result.forgotten == sorted([trained.first, trained.second])
-        models.promote(session, trained.model_owner, str(last))
+        checkpoints.promote(session, trained.model_owner, str(last))
     with lab.sessions.begin() as session, pytest.raises(Conflict, match="forgotten on request"):
-        models.promote(session, trained.model_owner, str(start))
+        checkpoints.promote(session, trained.model_owner, str(start))
 
 
 def test_nothing_is_promoted_while_a_job_of_the_model_runs(lab: Lab, trained: World) -> None:
     request = lab.request(trained.first_owner, trained.model, [trained.first])
-    assert jobs.claim(lab.sessions, lab.job_of(request).id, lease_seconds=60) is not None
+    lab.claim(lab.job_of(request).id)
     with lab.sessions.begin() as session, pytest.raises(Conflict, match="is running"):
-        models.promote(session, trained.model_owner, str(lab.head(trained.model)))
+        checkpoints.promote(session, trained.model_owner, str(lab.head(trained.model)))
 
 
 def test_a_grant_withdrawn_while_training_waits_ends_the_job(lab: Lab, world: World) -> None:
@@ -243,6 +220,6 @@ def test_the_training_process_is_told_nothing_but_its_task(lab: Lab, long_job: s
         task = json.loads(task_file.read_text())
     assert set(task) == {
         "kind", "encoder", "method", "params", "seed", "device",
-        "retain_shards", "unlearn_shards", "base", "result",
+        "retain_shards", "unlearn_shards", "base", "result", "snapshot", "snapshot_seconds",
     }  # fmt: skip
     assert not task_file.exists(), "the attempt's folder is removed"

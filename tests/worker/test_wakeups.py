@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from tests.worker.lab import Lab, World, eventually, images, worker_process
 
 from expunge.embedded.redis import Redis
-from expunge.registry import datasets, jobs
-from expunge.registry.tables import Dataset, Role
+from expunge.registry import datasets, waiting
+from expunge.registry.tables import Dataset, JobKind, Role
 from expunge.worker.dispatcher import Dispatcher
 from expunge.worker.wakeups import make_celery, wake
 
@@ -43,7 +43,7 @@ def test_a_lost_wakeup_is_sent_again_and_a_worker_process_does_the_job(
 ) -> None:
     dataset_id, job_id = start_sealing(lab)
     settings = lab.settings.model_copy(update={"redis_url": redis_url})
-    Dispatcher(settings, engine).step()
+    Dispatcher(settings, engine, lab.store).step()
     assert lab.job(job_id).published_at is not None
     assert flush(redis_url) > 0, "the wake-up is gone"
     log = tmp_path / "worker.log"
@@ -53,17 +53,13 @@ def test_a_lost_wakeup_is_sent_again_and_a_worker_process_does_the_job(
     ):
         eventually(lambda: lab.job(job_id).state == "succeeded", "the data set is sealed")
         for _ in range(3):
-            wake(make_celery(settings), job_id, lease_kind(lab, job_id))
+            wake(make_celery(settings), JobKind.SEAL)
         second, second_job = sealing_of_another(lab)
         eventually(lambda: lab.job(second_job).state == "succeeded", "the second one too")
     with lab.sessions() as session:
         assert session.get_one(Dataset, dataset_id).state == "sealed"
         assert session.get_one(Dataset, second).state == "sealed"
     assert lab.job(job_id).attempt == 1, "repeated wake-ups changed nothing"
-
-
-def lease_kind(lab: Lab, job_id: str) -> jobs.JobKind:
-    return jobs.JobKind(lab.job(job_id).kind)
 
 
 def sealing_of_another(lab: Lab) -> tuple[str, str]:
@@ -80,7 +76,9 @@ def test_while_redis_is_away_jobs_stay_unannounced_and_are_not_lost(
 ) -> None:
     _, job_id = start_sealing(lab)
     nobody = f"redis+socket://{tmp_path}/nobody.sock"
-    dispatcher = Dispatcher(lab.settings.model_copy(update={"redis_url": nobody}), engine)
+    dispatcher = Dispatcher(
+        lab.settings.model_copy(update={"redis_url": nobody}), engine, lab.store
+    )
     with pytest.raises(Exception, match=r"nobody\.sock"):
         dispatcher.step()
     assert lab.job(job_id).published_at is None
@@ -93,11 +91,19 @@ def test_the_dispatcher_takes_back_a_silent_job_and_fails_it_after_its_attempts(
     settings = lab.settings.model_copy(update={"redis_url": redis_url, "max_attempts": 2})
     job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
     for attempt in (1, 2):
-        lease = jobs.claim(lab.sessions, job_id, lease_seconds=0)
+        lease = waiting.claim(lab.sessions, job_id, worker="tester", lease_seconds=0)
         assert lease is not None
         assert lease.attempt == attempt
-        Dispatcher(settings, engine).step()
+        Dispatcher(settings, engine, lab.store).step()
     job = lab.job(job_id)
     assert job.state == "failed"
-    assert "fell silent 2 times" in str(job.reason)
+    assert "fell silent; 2 attempts got no further" in str(job.reason)
     assert job.lease_token is None
+
+
+def test_without_redis_a_worker_finds_its_work_all_the_same(lab: Lab, tmp_path: Path) -> None:
+    _, job_id = start_sealing(lab)
+    nobody = f"redis+socket://{tmp_path}/nobody.sock"
+    settings = lab.settings.model_copy(update={"republish_seconds": 0.5})
+    with worker_process("interactive", settings, nobody, tmp_path / "worker.log"):
+        eventually(lambda: lab.job(job_id).state == "succeeded", "the data set is sealed")

@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import socket
 import threading
 from typing import Any
 
@@ -15,7 +14,7 @@ from expunge.registry.settings import Settings
 from expunge.worker.context import Context
 from expunge.worker.dispatcher import Dispatcher
 from expunge.worker.running import Runner
-from expunge.worker.wakeups import ROLES, RUN_JOB, make_celery
+from expunge.worker.wakeups import LOOK_FOR_WORK, ROLES, kinds_of, make_celery
 
 
 def dispatch(settings: Settings) -> None:
@@ -24,41 +23,48 @@ def dispatch(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     engine = connect(settings.database_url)
-    Dispatcher(settings, engine).run(stopping.is_set)
+    Dispatcher(settings, engine, open_store(settings)).run(stopping.is_set)
     engine.dispose()
 
 
 def work(settings: Settings, role: str) -> None:
     """Run a Celery worker of one role until SIGTERM or SIGINT.
 
-    The solo pool runs a job in this very process: no fork between CUDA and its user, and a stop
-    signal reaches the supervisor of a training process, which gives the job back.
+    Celery's solo pool only passes wake-ups on to the thread that does the jobs, one at a time: no
+    fork stands between CUDA and its user, and a stop signal is heard at once, whatever runs.
     """
     engine = connect(settings.database_url)
     context = Context(settings, sessions(engine), open_store(settings))
-    runner = Runner(context)
+    runner = Runner(context, kinds_of(role), role)
     if role == "interactive":
         _ = runner.auditor
     app = make_celery(settings)
-    app.task(runner.run, name=RUN_JOB)
+    app.task(runner.wake, name=LOOK_FOR_WORK)
 
     def stop(**_: Any) -> None:
         context.stopping.set()
+        runner.wake()
 
     signals.worker_shutting_down.connect(stop)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=solo",
-            f"--queues={','.join(ROLES[role])}",
-            f"--hostname={role}@{socket.gethostname()}",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-            "--loglevel=INFO",
-        ]
-    )
-    engine.dispose()
+    jobs = threading.Thread(target=runner.run, name="jobs")
+    jobs.start()
+    try:
+        app.worker_main(
+            [
+                "worker",
+                "--pool=solo",
+                f"--queues={','.join(ROLES[role])}",
+                f"--hostname={runner.name}",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+                "--loglevel=INFO",
+            ]
+        )
+    finally:
+        stop()
+        jobs.join()
+        engine.dispose()
 
 
 def main() -> None:

@@ -2,15 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from sqlalchemy import select
 
-from expunge.registry import audits
+from expunge.registry import audits, orphans
 from expunge.registry.jobs import Lease
-from expunge.registry.objects import put_bytes
 from expunge.registry.tables import Audit, Checkpoint, Dataset, Model
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import audit
@@ -19,7 +18,8 @@ from expunge.unlearning.data.image_set import ImageSet, load_shards
 from expunge.unlearning.frameworks import Learner
 from expunge.worker import pictures
 from expunge.worker.context import Context
-from expunge.worker.staging import stage_checkpoint, stage_datasets
+from expunge.worker.leases import Held
+from expunge.worker.staging import Stage
 
 WARM_LEARNERS = 4
 WARM_CONTROLS = 2
@@ -53,72 +53,68 @@ class Auditor:
         self._learners: _Warm[Learner] = _Warm(WARM_LEARNERS)
         self._controls: _Warm[ImageSet] = _Warm(WARM_CONTROLS)
 
-    def run(self, lease: Lease) -> None:
+    def run(self, held: Held) -> None:
         """Compute the audit of a claimed job and record it."""
-        with self._context.sessions() as session:
-            row = session.scalars(select(Audit).where(Audit.job_id == lease.job_id)).one()
-            asked = row.job.params
-            before, after = row.before, row.after
-            model = session.get_one(Model, before.model_id)
-            own = session.scalars(
-                select(Dataset).where(Dataset.id.in_(asked["dataset_ids"])).order_by(Dataset.id)
-            ).all()
-            control = (
-                session.get_one(Dataset, model.control_dataset_id)
-                if model.control_dataset_id
-                else None
-            )
-            size = model.encoder["image_size"]
+        context, lease = self._context, held.lease
+        plan = held.patiently(lambda: _plan(context, lease))
+        size = plan.image_size
         report = audit(
-            self._learner(before),
-            self._learner(after),
-            self._own(own, size),
-            self._control(control, size) if control else None,
-            views=asked["views"],
-            seed=asked["seed"],
-            matrix_size=asked["matrix_size"],
-            device=self._context.settings.device,
+            self._learner(plan.before, held),
+            self._learner(plan.after, held),
+            self._own(plan.own, size, held),
+            self._control(plan.control, size, held) if plan.control else None,
+            views=plan.asked["views"],
+            seed=plan.asked["seed"],
+            matrix_size=plan.asked["matrix_size"],
+            device=context.settings.device,
         )
-        objects = self._store(report, lease.job_id)
-        with self._context.sessions.begin() as session:
-            audits.record(session, lease, report.to_dict(), objects)
+        held.check()
+        objects = held.patiently(lambda: self._store(report, lease))
+        held.patiently(lambda: _record(context, lease, report, objects))
 
-    def _learner(self, checkpoint: Checkpoint) -> Learner:
+    def _learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
         def load() -> Learner:
             with self._context.scratch(checkpoint.id) as folder:
-                return checkpoints.load(stage_checkpoint(self._context.store, checkpoint, folder))
+                stage = Stage(self._context.store, held, folder)
+                return checkpoints.load(stage.checkpoint(checkpoint))
 
         return self._learners.get_or_load(checkpoint.digest, load)
 
-    def _own(self, datasets: Sequence[Dataset], size: int) -> ImageSet:
+    def _own(self, datasets: Sequence[Dataset], size: int, held: Held) -> ImageSet:
         """All samples; with several data sets, whose keys may be alike, keys name their data set."""
         if len(datasets) == 1:
-            return self._images(datasets[0], size)
+            return self._images(datasets[0], size, held)
         sets = []
         for dataset in datasets:
-            images = self._images(dataset, size)
+            images = self._images(dataset, size, held)
             sets.append(replace(images, keys=[f"{dataset.id}/{key}" for key in images.keys]))
         return ImageSet.concat(sets)
 
-    def _images(self, dataset: Dataset, size: int) -> ImageSet:
+    def _images(self, dataset: Dataset, size: int, held: Held) -> ImageSet:
         with self._context.scratch("audit") as folder:
-            return load_shards(stage_datasets(self._context.store, [dataset], folder), size)
+            stage = Stage(self._context.store, held, folder)
+            return load_shards(stage.datasets([dataset]), size)
 
-    def _control(self, dataset: Dataset, size: int) -> ImageSet:
+    def _control(self, dataset: Dataset, size: int, held: Held) -> ImageSet:
         def load() -> ImageSet:
-            images = self._images(dataset, size)
+            images = self._images(dataset, size, held)
             # A fixed draw: every audit of a model is held against the same control.
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
             return images.subset(order[:MAX_CONTROL_IMAGES].sort().values)
 
         return self._controls.get_or_load(f"{dataset.digest}@{size}", load)
 
-    def _store(self, report: AuditReport, name: str) -> dict[str, Any]:
-        with self._context.scratch(name) as folder:
+    def _store(self, report: AuditReport, lease: Lease) -> dict[str, Any]:
+        context = self._context
+        with context.scratch(lease.job_id) as folder:
+
+            def put(data: bytes) -> str:
+                return orphans.put_bytes(context.sessions, context.store, data, folder, lease=lease)
+
             return {
                 level: {
                     which: {
-                        suffix: put_bytes(self._context.store, data, folder)
+                        suffix: put(data)
                         for suffix, data in pictures.render(
                             which, level, matrices, report.matrix_keys
                         ).items()
@@ -127,3 +123,36 @@ class Auditor:
                 }
                 for level, matrices in report.matrices.items()
             }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the database says of an audit when it starts."""
+
+    asked: dict[str, Any]
+    before: Checkpoint
+    after: Checkpoint
+    own: Sequence[Dataset]
+    control: Dataset | None
+    image_size: int
+
+
+def _plan(context: Context, lease: Lease) -> _Plan:
+    with context.sessions() as session:
+        row = session.scalars(select(Audit).where(Audit.job_id == lease.job_id)).one()
+        model = session.get_one(Model, row.before.model_id)
+        own = select(Dataset).where(Dataset.id.in_(row.job.params["dataset_ids"]))
+        control = model.control_dataset_id
+        return _Plan(
+            asked=row.job.params,
+            before=row.before,
+            after=row.after,
+            own=session.scalars(own.order_by(Dataset.id)).all(),
+            control=session.get_one(Dataset, control) if control else None,
+            image_size=model.encoder["image_size"],
+        )
+
+
+def _record(context: Context, lease: Lease, report: AuditReport, objects: dict[str, Any]) -> None:
+    with context.sessions.begin() as session:
+        audits.record(session, lease, report.to_dict(), objects)

@@ -5,75 +5,109 @@ Never writes a checkpoint: what the methods made is gone when the process ends.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
-from expunge.registry import comparisons
+from expunge.registry import comparisons, orphans
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
 from expunge.registry.tables import Checkpoint, Comparison, Dataset, Job, Model
 from expunge.worker import oracles
 from expunge.worker.context import Context
-from expunge.worker.leases import kept_alive
-from expunge.worker.staging import stage_checkpoint, stage_datasets
+from expunge.worker.leases import Held
+from expunge.worker.staging import Stage
 from expunge.worker.task import ComparisonTask
 from expunge.worker.watching import JobFailed, Watch
 
 
-def compare(context: Context, lease: Lease) -> None:
+def compare(context: Context, held: Held) -> None:
     """Carry out a claimed comparison.
 
     Raises:
-        Stopped, JobFailed, LeaseLost: nothing of the attempt is recorded.
+        Stopped, JobFailed, LeaseLost, and what `Held.patiently` raises: nothing is recorded.
     """
+    lease = held.lease
+    plan = held.patiently(lambda: _plan(context, lease))
     with context.scratch(lease.job_id) as folder:
-        with kept_alive(context, lease):
-            task = _stage(context, lease, folder)
+        task = _stage(context, plan, Stage(context.store, held, folder))
         try:
-            Watch(context, lease, folder).run(task)
+            Watch(context, held, folder).run(
+                task, limit_seconds=context.settings.job_time_limit_seconds
+            )
         finally:
             oracles.keep_newest(context)
-        with kept_alive(context, lease):
-            results = Path(task.results)
-            objects = {
-                path.name: context.store.put(path, sha256_file(path))
-                for path in sorted(results.iterdir())
-            }
+        results = Path(task.results)
+        objects = {
+            path.name: held.patiently(partial(_put, context, lease, path))
+            for path in sorted(results.iterdir())
+        }
         result = json.loads((results / "table.json").read_text())
-        with context.sessions.begin() as session:
-            comparisons.record(session, lease, result, objects)
+        held.patiently(lambda: _record(context, lease, result, objects))
 
 
-def _stage(context: Context, lease: Lease, folder: Path) -> ComparisonTask:
+@dataclass(frozen=True)
+class _Plan:
+    """What the database says of a comparison when it starts."""
+
+    settings: dict[str, Any]
+    base: Checkpoint
+    retain: list[Dataset]
+    forget: list[Dataset]
+    test: list[Dataset]
+
+
+def _plan(context: Context, lease: Lease) -> _Plan:
     with context.sessions() as session:
         job = session.get_one(Job, lease.job_id)
         row = session.get_one(Comparison, job.params["comparison_id"])
-        base = session.get_one(Checkpoint, row.checkpoint_id)
-        forget = row.settings["dataset_ids"]
-        retain = _retained(session, row)
-        results = folder / "results"
-        results.mkdir()
 
-        def stage(ids: Iterable[str]) -> dict[str, list[str]]:
-            rows = session.scalars(select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id))
-            return {
-                dataset.id: [str(path) for path in stage_datasets(context.store, [dataset], folder)]
-                for dataset in rows
-            }
+        def read(ids: Iterable[str]) -> list[Dataset]:
+            rows = select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id)
+            return list(session.scalars(rows))
 
-        return ComparisonTask(
+        return _Plan(
             settings=row.settings,
-            device=context.settings.device,
-            retain_shards=stage(retain),
-            unlearn_shards=stage(forget),
-            test_shards=stage([row.settings["control_dataset_id"]]),
-            base=str(stage_checkpoint(context.store, base, folder)),
-            oracles=str(oracles.folder_of(context, base.id)),
-            results=str(results),
+            base=session.get_one(Checkpoint, row.checkpoint_id),
+            retain=read(_retained(session, row)),
+            forget=read(row.settings["dataset_ids"]),
+            test=read([row.settings["control_dataset_id"]]),
         )
+
+
+def _stage(context: Context, plan: _Plan, stage: Stage) -> ComparisonTask:
+    results = stage.folder / "results"
+    results.mkdir()
+
+    def staged(datasets: list[Dataset]) -> dict[str, list[str]]:
+        return {each.id: [str(path) for path in stage.datasets([each])] for each in datasets}
+
+    return ComparisonTask(
+        settings=plan.settings,
+        device=context.settings.device.partition(":")[0],
+        retain_shards=staged(plan.retain),
+        unlearn_shards=staged(plan.forget),
+        test_shards=staged(plan.test),
+        base=str(stage.checkpoint(plan.base)),
+        oracles=str(oracles.folder_of(context, plan.base.id)),
+        results=str(results),
+    )
+
+
+def _put(context: Context, lease: Lease, path: Path) -> str:
+    return orphans.put(context.sessions, context.store, path, sha256_file(path), lease=lease)
+
+
+def _record(
+    context: Context, lease: Lease, result: dict[str, Any], objects: dict[str, str]
+) -> None:
+    with context.sessions.begin() as session:
+        comparisons.record(session, lease, result, objects)
 
 
 def _retained(session: Session, row: Comparison) -> list[str]:
@@ -83,4 +117,4 @@ def _retained(session: Session, row: Comparison) -> list[str]:
         comparisons.check_test_set(session, model, asked["control_dataset_id"])
         return comparisons.retained(session, model, row.checkpoint_id, asked["dataset_ids"])
     except DomainError as error:
-        raise JobFailed("a data set may not be used any more", error.detail) from error
+        raise JobFailed.refused("a data set may not be used any more", error.detail) from error

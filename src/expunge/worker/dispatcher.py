@@ -3,6 +3,7 @@
 Any number of dispatchers may run. Woken by PostgreSQL notifications; a poll covers lost ones.
 """
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,11 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from expunge.registry import jobs
+from expunge.registry import idempotency, jobs, orphans, waiting
 from expunge.registry.database import Sessions, sessions
+from expunge.registry.objects import ObjectStore, StoreUnavailable
 from expunge.registry.settings import Settings
+from expunge.worker.leases import LONGEST_BEAT_SECONDS
 from expunge.worker.wakeups import make_celery, wake
 
 POLL_SECONDS = 1.0
@@ -30,12 +33,14 @@ logger = structlog.get_logger(__name__)
 class Dispatcher:
     """One dispatcher; `step` does everything that is due now."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: ObjectStore) -> None:
         self._settings = settings
         self._engine = engine
+        self._store = store
         self._sessions: Sessions = sessions(engine)
         self._celery: Celery = make_celery(settings)
         self._next_reclaim = 0.0
+        self._next_sweep = time.monotonic() + settings.object_sweep_seconds * _some()
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Dispatch until `stopped` says so, through outages of PostgreSQL and Redis."""
@@ -45,6 +50,9 @@ class Dispatcher:
             except (OperationalError, BrokerError) as error:
                 logger.warning("dispatcher waits for an outage to end", error=str(error))
                 time.sleep(OUTAGE_PAUSE_SECONDS)
+                # Workers were cut off too: they get the time to say that they are alive.
+                grace = min(self._settings.lease_seconds, LONGEST_BEAT_SECONDS * 2)
+                self._next_reclaim = max(self._next_reclaim, time.monotonic() + grace)
 
     def _listen_and_dispatch(self, stopped: Callable[[], bool]) -> None:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -53,24 +61,46 @@ class Dispatcher:
             while not stopped():
                 self.step()
                 with self._sessions() as session:
-                    until_due = jobs.seconds_until_due(session)
+                    until_due = waiting.seconds_until_due(session)
                 wait = min(POLL_SECONDS, POLL_SECONDS if until_due is None else until_due)
                 for _ in driver.notifies(timeout=wait, stop_after=1):
                     pass
 
     def step(self) -> None:
-        """Announce what is due; now and then take back expired leases.
+        """Announce what is due; now and then take back expired leases and tidy up.
 
         Raises:
             OperationalError, BrokerError: nothing was marked as announced that was not.
         """
-        with self._sessions.begin() as session:
-            for job_id, kind in jobs.take_wakeups(
-                session, republish_seconds=self._settings.republish_seconds
-            ):
-                wake(self._celery, job_id, kind)
         if time.monotonic() >= self._next_reclaim:
             self._next_reclaim = time.monotonic() + RECLAIM_SECONDS
             with self._sessions.begin() as session:
                 for job in jobs.reclaim_expired(session, max_attempts=self._settings.max_attempts):
                     logger.warning("lease expired", job_id=job.id, attempt=job.attempt)
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + self._settings.object_sweep_seconds * _some()
+            self._tidy()
+        with self._sessions.begin() as session:
+            for kind in waiting.take_wakeups(
+                session, republish_seconds=self._settings.republish_seconds
+            ):
+                wake(self._celery, kind)
+
+    def _tidy(self) -> None:
+        """Remove objects that nothing names, and idempotency keys that have expired."""
+        with self._sessions.begin() as session:
+            idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
+        try:
+            swept = orphans.sweep(
+                self._sessions, self._store, grace_seconds=self._settings.object_grace_seconds
+            )
+        except StoreUnavailable as error:
+            logger.warning("objects are swept later", error=str(error))
+        else:
+            if swept.removed:
+                logger.info("objects swept", removed=len(swept.removed), kept=swept.kept)
+
+
+def _some() -> float:
+    """Spreads the sweeps of several dispatchers."""
+    return random.uniform(0.8, 1.2)  # noqa: S311 - not a secret

@@ -3,33 +3,48 @@
 from pathlib import Path
 from typing import Any
 
+from expunge.formats.digests import sha256_file
 from expunge.formats.shards import SampleRecord, ShardError, index_shard
-from expunge.registry import datasets, models
-from expunge.registry.jobs import Lease
-from expunge.registry.objects import put_bytes
+from expunge.registry import datasets, orphans
+from expunge.registry.checkpoints import record_verified
 from expunge.registry.tables import Checkpoint, Dataset, Job
 from expunge.worker.context import Context
-from expunge.worker.staging import stage_checkpoint, stage_shard
+from expunge.worker.leases import Held
+from expunge.worker.staging import Stage
 
 
-def seal(context: Context, lease: Lease) -> None:
+def seal(context: Context, held: Held) -> None:
     """Decode every sample of a data set; fix its digest and index, or note the first thing wrong."""
-    with context.sessions() as session:
-        job = session.get_one(Job, lease.job_id)
-        dataset = session.get_one(Dataset, job.dataset_id)
-    with context.scratch(lease.job_id) as folder:
+    dataset = held.patiently(lambda: _dataset(context, held))
+    with context.scratch(held.lease.job_id) as folder:
         try:
-            records = _index(context, dataset, folder)
-        except _InvalidDataset as invalid:
-            with context.sessions.begin() as session:
-                datasets.record_invalid(session, lease, invalid.problem)
+            records = _index(Stage(context.store, held, folder), dataset, held)
+        except _InvalidDataset as error:
+            invalid = error
+            held.patiently(lambda: _record_invalid(context, held, invalid.problem))
             return
         data, digest = datasets.encode_index(records)
-        index_key = put_bytes(context.store, data, folder)
+        index = folder / "index"
+        index.write_bytes(data)
+        held.patiently(lambda: _record_sealed(context, held, index, digest, len(records)))
+
+
+def _dataset(context: Context, held: Held) -> Dataset:
+    with context.sessions() as session:
+        job = session.get_one(Job, held.lease.job_id)
+        return session.get_one(Dataset, job.dataset_id)
+
+
+def _record_sealed(context: Context, held: Held, index: Path, digest: str, samples: int) -> None:
+    lease = held.lease
+    key = orphans.put(context.sessions, context.store, index, sha256_file(index), lease=lease)
     with context.sessions.begin() as session:
-        datasets.record_sealed(
-            session, lease, digest=digest, index_key=index_key, samples=len(records)
-        )
+        datasets.record_sealed(session, lease, digest=digest, index_key=key, samples=samples)
+
+
+def _record_invalid(context: Context, held: Held, problem: dict[str, Any]) -> None:
+    with context.sessions.begin() as session:
+        datasets.record_invalid(session, held.lease, problem)
 
 
 class _InvalidDataset(Exception):
@@ -38,11 +53,12 @@ class _InvalidDataset(Exception):
         self.problem = {"code": code, "detail": detail, "shard": shard}
 
 
-def _index(context: Context, dataset: Dataset, folder: Path) -> list[SampleRecord]:
+def _index(stage: Stage, dataset: Dataset, held: Held) -> list[SampleRecord]:
     records: list[SampleRecord] = []
     home: dict[str, str] = {}
     for shard in dataset.shards:
-        path = stage_shard(context.store, shard, folder)
+        held.check()
+        path = stage.shard(shard)
         try:
             found = index_shard(path, shard.name)
         except ShardError as error:
@@ -61,19 +77,28 @@ def _index(context: Context, dataset: Dataset, folder: Path) -> list[SampleRecor
     return records
 
 
-def verify(context: Context, lease: Lease) -> None:
+def verify(context: Context, held: Held) -> None:
     """Load an uploaded checkpoint; it becomes ready, or invalid with what does not fit."""
     # Imported here: only a worker that loads weights pays for torch.
     from expunge.unlearning import checkpoints  # noqa: PLC0415
 
-    with context.sessions() as session:
-        job = session.get_one(Job, lease.job_id)
-        checkpoint = session.get_one(Checkpoint, job.checkpoint_id)
+    checkpoint = held.patiently(lambda: _checkpoint(context, held))
     problem: dict[str, Any] | None = None
-    with context.scratch(lease.job_id) as folder:
+    with context.scratch(held.lease.job_id) as folder:
+        path = Stage(context.store, held, folder).checkpoint(checkpoint)
         try:
-            checkpoints.load(stage_checkpoint(context.store, checkpoint, folder))
+            checkpoints.load(path)
         except checkpoints.CheckpointMismatch as error:
             problem = {"code": "checkpoint-mismatch", "detail": str(error)}
+    held.patiently(lambda: _record_verified(context, held, problem))
+
+
+def _checkpoint(context: Context, held: Held) -> Checkpoint:
+    with context.sessions() as session:
+        job = session.get_one(Job, held.lease.job_id)
+        return session.get_one(Checkpoint, job.checkpoint_id)
+
+
+def _record_verified(context: Context, held: Held, problem: dict[str, Any] | None) -> None:
     with context.sessions.begin() as session:
-        models.record_verified(session, lease, problem)
+        record_verified(session, held.lease, problem)

@@ -1,25 +1,32 @@
-"""From a wake-up to a job's end: claim, run by kind, and turn what went wrong into the job's reason."""
+"""From a wake-up to a job's end: claim the next one, run it by kind, and turn what went wrong into its reason."""
 
-from collections.abc import Callable
+import errno
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import structlog
 
-from expunge.registry import jobs
-from expunge.registry.jobs import Lease
+from expunge.registry import jobs, waiting
+from expunge.registry.jobs import Failure, Lease
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
 from expunge.registry.transitions import LeaseLost
 from expunge.worker import intake, oracles
 from expunge.worker.comparing import compare
 from expunge.worker.context import Context
-from expunge.worker.leases import kept_alive
+from expunge.worker.leases import OUTAGES, Held, Stopped, kept_alive
 from expunge.worker.training import train
-from expunge.worker.watching import JobFailed, Stopped
+from expunge.worker.watching import JobCrashed, JobFailed
 
 if TYPE_CHECKING:
     from expunge.worker.auditing import Auditor
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 logger = structlog.get_logger(__name__)
 
@@ -27,86 +34,156 @@ logger = structlog.get_logger(__name__)
 class Runner:
     """Runs jobs of one worker process, one at a time."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, kinds: Collection[JobKind], role: str = "worker") -> None:
         self._context = context
+        self._kinds = kinds
+        self._woken = threading.Event()
+        self.name = f"{role}-{os.getpid()}@{socket.gethostname()}"
+        """Who holds the leases, in rows and log."""
 
     @cached_property
     def auditor(self) -> "Auditor":
-        """Loaded at the first audit, or by `warm_up`: it brings torch along."""
+        """Loaded at the first audit, or by asking for it early: it brings torch along."""
         from expunge.worker.auditing import Auditor  # noqa: PLC0415 - see the docstring
 
         return Auditor(self._context)
 
-    def run(self, job_id: str) -> None:
-        """Do the job if it is to be had; never raises for what a job can do wrong."""
-        lease = jobs.claim(
-            self._context.sessions,
-            job_id,
-            lease_seconds=self._context.settings.lease_seconds,
-        )
-        if lease is None:
-            return
-        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=lease.attempt):
+    def wake(self) -> None:
+        """There may be work; returns at once."""
+        self._woken.set()
+
+    def run(self) -> None:
+        """Work whenever woken, until the context says stop.
+
+        Looks at the database now and then without being woken as well: no wake-up that Redis or
+        Celery loses costs more than that.
+        """
+        stopping, pause = self._context.stopping, self._context.settings.republish_seconds
+        while not stopping.is_set():
+            self._woken.clear()
+            try:
+                self.work_off()
+            except OUTAGES as error:
+                logger.warning("worker waits for the database", error=str(error))
+            # Not all workers at the same moment.
+            self._woken.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+
+    def work_off(self) -> None:
+        """Do what waits, one job after the other, until nothing is left or the context says stop."""
+        while not self._context.stopping.is_set():
+            lease = waiting.claim_next(
+                self._context.sessions,
+                self._kinds,
+                worker=self.name,
+                lease_seconds=self._context.settings.lease_seconds,
+            )
+            if lease is None:
+                return
+            self.carry_out(lease)
+
+    def carry_out(self, lease: Lease) -> None:
+        """Do a claimed job; never raises for what a job can do wrong."""
+        with (
+            structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt),
+            kept_alive(self._context, lease) as held,
+        ):
             logger.info("job started", kind=lease.kind)
             try:
-                self._work(lease)
+                self._work(held)
                 logger.info("job succeeded")
             except LeaseLost:
-                logger.warning("lease lost; nothing of this attempt is recorded")
+                logger.warning("lease lost; nothing more of this attempt is recorded")
             except Stopped:
-                self._finish(
-                    lease,
-                    lambda: self._release(lease, "its worker was stopped; it starts again"),
-                )
+                self._release(lease)
+            except JobCrashed as crash:
+                self._retry(lease, crash.failure)
             except JobFailed as error:
-                failure = error
-                self._finish(lease, lambda: self._fail(lease, failure))
+                self._fail(lease, error.failure)
             except (ObjectDamaged, ObjectMissing) as error:
-                damage = JobFailed("a stored object is damaged or missing", detail=str(error))
-                self._finish(lease, lambda: self._fail(lease, damage))
+                reason = "a stored object is damaged or missing"
+                self._fail(lease, Failure("damaged-object", reason, str(error)))
+            except OUTAGES as error:
+                self._wait_out(lease, "a store could not be reached", error)
             # Whatever else a job runs into must end in its reason, not in a worker that is gone.
             except Exception as error:
-                logger.exception("job failed unexpectedly")
-                accident = JobFailed(
-                    f"an unexpected error; the operator's log says more under {job_id}",
-                    detail=f"{type(error).__name__}: {error}",
-                )
-                self._finish(lease, lambda: self._fail(lease, accident))
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    self._wait_out(lease, "the worker's disk is full", error)
+                    return
+                logger.exception("job ran into an unexpected error")
+                reason = f"an unexpected error; the operator's log says more under {lease.job_id}"
+                words = f"{type(error).__name__}: {error}"
+                self._retry(lease, Failure("exception", reason, words))
 
-    def _work(self, lease: Lease) -> None:
-        match lease.kind:
+    def _work(self, held: Held) -> None:
+        match held.lease.kind:
             case JobKind.PRETRAIN | JobKind.UNLEARN:
-                train(self._context, lease)
+                train(self._context, held)
                 oracles.drop_outdated(self._context)
             case JobKind.COMPARE:
                 oracles.drop_outdated(self._context)
                 try:
-                    compare(self._context, lease)
+                    compare(self._context, held)
                 finally:
                     # The head may have forgotten what this comparison retrained on while it ran.
                     oracles.drop_outdated(self._context)
             case JobKind.SEAL:
-                with kept_alive(self._context, lease):
-                    intake.seal(self._context, lease)
+                intake.seal(self._context, held)
             case JobKind.VERIFY:
-                with kept_alive(self._context, lease):
-                    intake.verify(self._context, lease)
+                intake.verify(self._context, held)
             case JobKind.AUDIT:
-                with kept_alive(self._context, lease):
-                    self.auditor.run(lease)
+                self.auditor.run(held)
 
-    def _finish(self, lease: Lease, write: Callable[[], None]) -> None:
+    def _release(self, lease: Lease) -> None:
+        def write() -> None:
+            with self._context.sessions.begin() as session:
+                jobs.release(session, lease, "its worker was stopped")
+
+        self._end(write, "job released")
+
+    def _fail(self, lease: Lease, failure: Failure) -> None:
+        def write() -> None:
+            with self._context.sessions.begin() as session:
+                jobs.fail(session, lease, failure)
+
+        self._end(write, "job failed", reason=failure.reason, words=failure.words)
+
+    def _retry(self, lease: Lease, failure: Failure) -> None:
+        settings = self._context.settings
+
+        def write() -> None:
+            with self._context.sessions.begin() as session:
+                jobs.retry(
+                    session,
+                    lease,
+                    failure,
+                    max_attempts=settings.max_attempts,
+                    retry_seconds=settings.retry_seconds,
+                )
+
+        self._end(write, "job crashed", reason=failure.reason, words=failure.words)
+
+    def _wait_out(self, lease: Lease, reason: str, error: Exception) -> None:
+        settings = self._context.settings
+
+        def write() -> None:
+            with self._context.sessions.begin() as session:
+                jobs.wait_out(
+                    session,
+                    lease,
+                    reason,
+                    max_outages=settings.max_outages,
+                    retry_seconds=settings.retry_seconds,
+                )
+
+        self._end(write, "job waits", reason=reason, error=str(error))
+
+    def _end(self, write: Callable[[], None], event: str, **told: str) -> None:
+        """Write how the attempt ended; what cannot be written now, the lease's end says later."""
         try:
             write()
         except LeaseLost:
-            logger.warning("lease lost; the job was given away", job_id=lease.job_id)
-
-    def _fail(self, lease: Lease, failure: JobFailed) -> None:
-        with self._context.sessions.begin() as session:
-            jobs.fail(session, lease, str(failure), detail=failure.detail)
-        logger.warning("job failed", reason=str(failure), detail=failure.detail)
-
-    def _release(self, lease: Lease, reason: str) -> None:
-        with self._context.sessions.begin() as session:
-            jobs.release(session, lease, reason)
-        logger.info("job released", reason=reason)
+            logger.warning("lease lost; the job was given away", intended=event)
+        except OUTAGES as error:
+            logger.warning("left to the lease's end", intended=event, error=str(error))
+        else:
+            logger.warning(event, **told)

@@ -5,26 +5,37 @@ from pathlib import Path
 
 from expunge.registry.objects import ObjectStore, fetch
 from expunge.registry.tables import Checkpoint, Dataset, Shard
+from expunge.worker.leases import Held
 
 
-def stage_shard(store: ObjectStore, shard: Shard, folder: Path) -> Path:
-    """The shard's bytes as a file."""
-    path = folder / f"{shard.dataset_id}-{shard.name}"
-    fetch(store, shard.object_key, path)
-    return path
+class Stage:
+    """A folder that objects are copied to, through short outages of the store.
 
+    Everything raises ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
+    """
 
-def stage_datasets(store: ObjectStore, datasets: Iterable[Dataset], folder: Path) -> list[Path]:
-    """All shards of data sets as files, in order of data set and shard name."""
-    return [
-        stage_shard(store, shard, folder)
-        for dataset in sorted(datasets, key=lambda each: each.id)
-        for shard in dataset.shards
-    ]
+    def __init__(self, store: ObjectStore, held: Held, folder: Path) -> None:
+        self.folder = folder
+        self._store = store
+        self._held = held
 
+    def shard(self, shard: Shard) -> Path:
+        """The shard's bytes as a file."""
+        return self._fetch(shard.object_key, f"{shard.dataset_id}-{shard.name}")
 
-def stage_checkpoint(store: ObjectStore, checkpoint: Checkpoint, folder: Path) -> Path:
-    """The checkpoint's file."""
-    path = folder / f"{checkpoint.id}.safetensors"
-    fetch(store, checkpoint.object_key, path)
-    return path
+    def datasets(self, datasets: Iterable[Dataset]) -> list[Path]:
+        """All shards of data sets as files, in order of data set and shard name."""
+        return [
+            self.shard(shard)
+            for dataset in sorted(datasets, key=lambda each: each.id)
+            for shard in dataset.shards
+        ]
+
+    def checkpoint(self, checkpoint: Checkpoint) -> Path:
+        """The checkpoint's file."""
+        return self._fetch(checkpoint.object_key, f"{checkpoint.id}.safetensors")
+
+    def _fetch(self, key: str, name: str) -> Path:
+        path, held = self.folder / name, self._held
+        held.patiently(lambda: fetch(self._store, key, path, check=held.check))
+        return path

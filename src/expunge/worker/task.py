@@ -4,6 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+STOPPED_STATUS = 75
+"""How a training process exits that was asked to stop."""
+
 
 @dataclass(frozen=True)
 class TrainingTask:
@@ -23,6 +26,10 @@ class TrainingTask:
     """Checkpoint to start from; None for pre-training."""
     result: str
     """Where the new checkpoint is written."""
+    snapshot: str
+    """Where the run keeps its latest snapshot, and goes on from one that is there."""
+    snapshot_seconds: float
+    """Between two snapshots, at least."""
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,63 @@
 """Supervision of one training job: stage its files, run its process, record its result under the lease."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
-from expunge.registry import models
+from expunge.registry import checkpoints, lineage, models, orphans, policies
+from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
-from expunge.registry.models import StoredWeights
 from expunge.registry.tables import Checkpoint, Dataset, Job, JobKind, Model, Party
 from expunge.worker.context import Context
-from expunge.worker.leases import kept_alive
-from expunge.worker.staging import stage_checkpoint, stage_datasets
+from expunge.worker.courier import Courier
+from expunge.worker.leases import Held
+from expunge.worker.staging import Stage
 from expunge.worker.task import TrainingTask
 from expunge.worker.watching import JobFailed, Watch
 
 
-def train(context: Context, lease: Lease) -> None:
-    """Carry out a claimed pre-training or unlearning job.
+def train(context: Context, held: Held) -> None:
+    """Carry out a claimed pre-training or unlearning job, from its last snapshot if there is one.
 
     Raises:
-        Stopped, JobFailed, LeaseLost: nothing of the attempt is recorded.
+        Stopped, JobFailed, LeaseLost, and what `Held.patiently` raises: nothing of the attempt is
+        recorded but its snapshots.
     """
+    lease = held.lease
+    plan = held.patiently(lambda: _plan(context, lease))
     with context.scratch(lease.job_id) as folder:
-        with kept_alive(context, lease):
-            task = _stage(context, lease, folder)
-        metrics = Watch(context, lease, folder).run(task)
-        with kept_alive(context, lease):
-            weights = _store(context, Path(task.result), folder)
-        with context.sessions.begin() as session:
-            if lease.kind == JobKind.PRETRAIN:
-                models.record_pretrained(session, lease, weights, metrics)
-            else:
-                models.record_unlearned(session, lease, weights, metrics)
+        courier = Courier(context, held, folder)
+        courier.bring(plan.snapshot_key)
+        task = _stage(context, plan, Stage(context.store, held, folder), courier)
+        metrics = Watch(context, held, folder, courier).run(
+            task, limit_seconds=plan.limit_seconds, seconds_used=plan.seconds_used
+        )
+        weights = held.patiently(lambda: _store(context, lease, Path(task.result), folder))
+        held.patiently(lambda: _record(context, lease, weights, metrics))
+        courier.clear()
 
 
-def _stage(context: Context, lease: Lease, folder: Path) -> TrainingTask:
+@dataclass(frozen=True)
+class _Plan:
+    """What the database says of a job when its attempt starts."""
+
+    encoder: dict[str, Any]
+    params: dict[str, Any]
+    retain: list[Dataset]
+    unlearn: list[Dataset]
+    base: Checkpoint | None
+    snapshot_key: str | None
+    limit_seconds: float
+    seconds_used: float
+
+
+def _plan(context: Context, lease: Lease) -> _Plan:
     with context.sessions() as session:
         job = session.get_one(Job, lease.job_id)
         model = session.get_one(Model, job.model_id)
@@ -47,28 +66,29 @@ def _stage(context: Context, lease: Lease, folder: Path) -> TrainingTask:
         if lease.kind == JobKind.UNLEARN:
             base = session.get_one(Checkpoint, job.base_checkpoint_id)
             asked = {each for request in job.requests for each in request.dataset_ids}
+            asked |= set(lineage.owed(session, base))
             unlearn_ids = asked & set(base.retained)
             if not unlearn_ids:
-                raise JobFailed("the model's head was replaced by one that never held this data")
+                raise JobFailed.refused(
+                    "the model's head was replaced by one that never held this data"
+                )
             retain_ids = set(base.retained) - asked
         else:
             retain_ids = set(job.params["dataset_ids"])
             _check_consent(session, model, job.params["dataset_ids"])
 
-        def stage(ids: set[str]) -> list[str]:
-            rows = session.scalars(select(Dataset).where(Dataset.id.in_(ids))).all()
-            return [str(path) for path in stage_datasets(context.store, rows, folder)]
+        def read(ids: set[str]) -> list[Dataset]:
+            return list(session.scalars(select(Dataset).where(Dataset.id.in_(ids))))
 
-        return TrainingTask(
+        return _Plan(
             encoder=model.encoder,
-            method=job.params.get("method"),
-            params=job.params["params"],
-            seed=job.params["seed"],
-            device=context.settings.device,
-            retain_shards=stage(retain_ids),
-            unlearn_shards=stage(unlearn_ids),
-            base=str(stage_checkpoint(context.store, base, folder)) if base else None,
-            result=str(folder / "result.safetensors"),
+            params=job.params,
+            retain=read(retain_ids),
+            unlearn=read(unlearn_ids),
+            base=base,
+            snapshot_key=job.snapshot_key,
+            limit_seconds=_limit_seconds(context, model),
+            seconds_used=job.seconds_used,
         )
 
 
@@ -78,17 +98,57 @@ def _check_consent(session: Session, model: Model, dataset_ids: list[str]) -> No
     try:
         models.check_training_data(session, owner, model, dataset_ids)
     except DomainError as error:
-        raise JobFailed("a data set may not be trained on any more", error.detail) from error
+        raise JobFailed.refused(
+            "a data set may not be trained on any more", error.detail
+        ) from error
 
 
-def _store(context: Context, result: Path, folder: Path) -> StoredWeights:
+def _limit_seconds(context: Context, model: Model) -> float:
+    own, operators = (
+        policies.of(model.policy).time_limit_seconds,
+        context.settings.job_time_limit_seconds,
+    )
+    return operators if own is None else min(own, operators)
+
+
+def _stage(context: Context, plan: _Plan, stage: Stage, courier: Courier) -> TrainingTask:
+    return TrainingTask(
+        encoder=plan.encoder,
+        method=plan.params.get("method"),
+        params=plan.params["params"],
+        seed=plan.params["seed"],
+        device=context.settings.device.partition(":")[0],
+        retain_shards=[str(path) for path in stage.datasets(plan.retain)],
+        unlearn_shards=[str(path) for path in stage.datasets(plan.unlearn)],
+        base=None if plan.base is None else str(stage.checkpoint(plan.base)),
+        result=str(stage.folder / "result.safetensors"),
+        snapshot=str(courier.path),
+        snapshot_seconds=context.settings.snapshot_seconds,
+    )
+
+
+def _store(context: Context, lease: Lease, result: Path, folder: Path) -> StoredWeights:
     release = folder / "release.safetensors"
     write_release(result, release)
     digest, release_digest = sha256_file(result), sha256_file(release)
+
+    def put(path: Path, sha256: str) -> str:
+        return orphans.put(context.sessions, context.store, path, sha256, lease=lease)
+
     return StoredWeights(
         digest=f"sha256:{digest}",
-        object_key=context.store.put(result, digest),
+        object_key=put(result, digest),
         bytes=result.stat().st_size,
         release_digest=f"sha256:{release_digest}",
-        release_key=context.store.put(release, release_digest),
+        release_key=put(release, release_digest),
     )
+
+
+def _record(
+    context: Context, lease: Lease, weights: StoredWeights, metrics: dict[str, Any]
+) -> None:
+    with context.sessions.begin() as session:
+        if lease.kind == JobKind.PRETRAIN:
+            checkpoints.record_pretrained(session, lease, weights, metrics)
+        else:
+            checkpoints.record_unlearned(session, lease, weights, metrics)

@@ -1,6 +1,6 @@
 """The Celery side: which queue a kind of job goes to, and the message that wakes a worker.
 
-A message carries a job's id and nothing else; losing or repeating one changes nothing.
+A message says "look for work" and nothing else; losing or repeating one changes nothing.
 """
 
 from celery import Celery
@@ -8,7 +8,7 @@ from celery import Celery
 from expunge.registry.settings import Settings
 from expunge.registry.tables import JobKind
 
-RUN_JOB = "expunge.run_job"
+LOOK_FOR_WORK = "expunge.look_for_work"
 QUEUES: dict[JobKind, str] = {
     JobKind.SEAL: "intake",
     JobKind.VERIFY: "intake",
@@ -23,6 +23,11 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """What a worker process listens to: one that trains, one that answers quickly."""
 REDIS_TIMEOUT_SECONDS = 5
+
+
+def kinds_of(role: str) -> list[JobKind]:
+    """The kinds of job that a worker of this role does."""
+    return [kind for kind, queue in QUEUES.items() if queue in ROLES[role]]
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -47,10 +52,10 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def wake(app: Celery, job_id: str, kind: JobKind) -> None:
-    """Tell some worker of the right role that the job may be claimed.
+def wake(app: Celery, kind: JobKind) -> None:
+    """Tell some worker of the right role to look for work.
 
     Raises:
         kombu.exceptions.OperationalError: Redis cannot be reached.
     """
-    app.send_task(RUN_JOB, args=[job_id], queue=QUEUES[kind], retry=False)
+    app.send_task(LOOK_FOR_WORK, queue=QUEUES[kind], retry=False)

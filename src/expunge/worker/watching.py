@@ -1,4 +1,4 @@
-"""One training process from start to end: its lease kept, its messages read, stopped when it has to be."""
+"""One training process from start to end: its messages read, its end explained, stopped when it has to be."""
 
 import json
 import os
@@ -11,55 +11,61 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from expunge.registry import jobs
-from expunge.registry.jobs import Lease
+from expunge.registry.jobs import Failure
 from expunge.worker.context import Context
-from expunge.worker.leases import BEATS_PER_LEASE
-from expunge.worker.task import Task, to_json
+from expunge.worker.courier import Courier
+from expunge.worker.leases import Held, Stopped
+from expunge.worker.task import STOPPED_STATUS, Task, to_json
 
-POLL_SECONDS = 0.2
-"""How soon a stop, a time limit or a dead process is noticed."""
-PROGRESS_SECONDS = 0.5
-STOP_GRACE_SECONDS = 5
+POLL_SECONDS = 0.1
+"""How soon a stop, a cancelled job, a time limit or a dead process is noticed."""
+UPLOAD_GRACE_SECONDS = 5.0
+"""For the last snapshot of a process that was stopped."""
 LAST_WORDS_CHARS = 800
-
-
-class Stopped(Exception):
-    """The worker is being stopped: the job goes back to the queue."""
+OOM_COUNTERS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")
+"""Files with a line `oom_kill N`: how many processes the kernel has ended for lack of memory."""
 
 
 class JobFailed(Exception):
-    """The job cannot succeed; the message is the reason that everybody concerned reads.
+    """The job cannot succeed, however often it is tried."""
 
-    `detail` is for the model's owner only: it may name data sets or files of others.
-    """
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        self.detail = detail
+    @classmethod
+    def refused(cls, reason: str, words: str = "") -> "JobFailed":
+        """What it is asked to do cannot be done; `words` are for the model's owner only."""
+        return cls(Failure("refused", reason, words))
+
+
+class JobCrashed(JobFailed):
+    """The attempt went wrong in a way that another one may not."""
 
 
 class Watch:
     """One training process, from start to end."""
 
-    def __init__(self, context: Context, lease: Lease, folder: Path) -> None:
+    def __init__(
+        self, context: Context, held: Held, folder: Path, courier: Courier | None = None
+    ) -> None:
+        """`courier` carries the snapshots of a run that writes some."""
         self._context = context
-        self._lease = lease
+        self._held = held
         self._folder = folder
+        self._courier = courier
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._result: dict[str, Any] | None = None
-        self._reason: str | None = None
-        self._progress: dict[str, Any] | None = None
-        self._next_beat = 0.0
+        self._failure: JobFailed | None = None
         self._output = folder / "output.log"
+        self._oom_kills = _oom_kills()
 
-    def run(self, task: Task) -> dict[str, Any]:
-        """Run the task to its end and return what it found.
+    def run(self, task: Task, *, limit_seconds: float, seconds_used: float = 0.0) -> dict[str, Any]:
+        """Run the task to its end and return what it found; earlier attempts count towards the limit.
 
         Raises:
-            Stopped, JobFailed, LeaseLost: the process is gone when this returns.
+            Stopped, JobFailed, JobCrashed, LeaseLost: the process is gone when this returns.
         """
         task_file = self._folder / "task.json"
         task_file.write_text(to_json(task))
@@ -77,6 +83,7 @@ class Watch:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_end],
+                env=os.environ | visible_devices(self._context.settings.device),
                 # A group of its own: Ctrl-C in a terminal reaches the supervisor, which decides.
                 process_group=0,
             )
@@ -84,80 +91,117 @@ class Watch:
         reader = threading.Thread(target=self._read, args=(read_end,), daemon=True)
         reader.start()
         try:
-            self._supervise(process)
+            self._supervise(process, limit_seconds, seconds_used)
+        except Stopped:
+            self._let_stop(process)
+            raise
         finally:
-            _end(process)
+            _kill(process)
             reader.join()
         self._take_messages()
         if process.returncode != 0 or self._result is None:
-            if self._reason is not None:
-                raise JobFailed(self._reason)
-            raise JobFailed(_ending(process.returncode), detail=self._last_words())
+            raise self._failure or self._ending(process.returncode)
         return self._result
 
-    def _supervise(self, process: subprocess.Popen[bytes]) -> None:
-        limit = self._context.settings.job_time_limit_seconds
-        started = time.monotonic()
+    def _supervise(
+        self, process: subprocess.Popen[bytes], limit_seconds: float, seconds_used: float
+    ) -> None:
+        deadline = time.monotonic() + limit_seconds - seconds_used
         while process.poll() is None:
-            if self._context.stopping.wait(POLL_SECONDS):
-                raise Stopped
-            if time.monotonic() - started > limit:
-                raise JobFailed(f"the time limit of {limit:g} seconds was reached")
+            self._context.stopping.wait(POLL_SECONDS)
             self._take_messages()
-            self._beat()
+            self._held.check()
+            if time.monotonic() > deadline:
+                reason = f"the time limit of {limit_seconds:g} seconds was reached"
+                raise JobFailed(Failure("time-limit", reason))
+
+    def _let_stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Have the process finish its step and write a snapshot, and store that."""
+        process.terminate()
+        deadline = time.monotonic() + self._context.settings.stop_grace_seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        # Its last message may come with its end.
+        time.sleep(POLL_SECONDS)
+        self._take_messages()
+        if self._courier is not None:
+            self._courier.finish(UPLOAD_GRACE_SECONDS)
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor) as pipe:
             for line in pipe:
-                self._messages.put(json.loads(line))
+                # A process that was killed in the middle of a message leaves half a line.
+                if line.endswith("\n"):
+                    self._messages.put(json.loads(line))
 
     def _take_messages(self) -> None:
         while not self._messages.empty():
             message = self._messages.get()
             match message["kind"]:
                 case "progress":
-                    self._progress = message["progress"]
+                    self._held.progress = message["progress"]
                 case "evaluating":
-                    with self._context.sessions.begin() as session:
-                        jobs.start_evaluating(session, self._lease)
+                    self._held.patiently(self._start_evaluating)
+                case "snapshot" if self._courier is not None:
+                    self._courier.written(message["step"])
+                case "snapshot-refused" if self._courier is not None:
+                    self._courier.refused(message["reason"])
                 case "done":
                     self._result = message["result"]
                 case "failed":
-                    self._reason = message["reason"]
+                    self._failure = JobFailed.refused(message["reason"])
+                case "crashed":
+                    reason = CRASHES[message["kind_of_crash"]]
+                    self._failure = JobCrashed(
+                        Failure(message["kind_of_crash"], reason, message["words"])
+                    )
 
-    def _beat(self) -> None:
-        """Extend the lease, with fresh progress at most twice a second; the database may be away for a while."""
-        seconds = self._context.settings.lease_seconds
-        now = time.monotonic()
-        if now < self._next_beat:
-            return
-        try:
-            with self._context.sessions.begin() as session:
-                jobs.heartbeat(session, self._lease, lease_seconds=seconds, progress=self._progress)
-        except SQLAlchemyError:
-            self._next_beat = now + PROGRESS_SECONDS
-            return
-        pause = PROGRESS_SECONDS if self._progress else seconds / BEATS_PER_LEASE
-        self._next_beat = now + min(pause, seconds / BEATS_PER_LEASE)
+    def _start_evaluating(self) -> None:
+        with self._context.sessions.begin() as session:
+            jobs.start_evaluating(session, self._held.lease)
 
-    def _last_words(self) -> str:
+    def _ending(self, status: int) -> JobFailed:
+        """Why a process ended that could not say so itself."""
         words = self._output.read_text(errors="replace").strip()[-LAST_WORDS_CHARS:]
-        return f"its last words: {words}" if words else ""
+        if status == STOPPED_STATUS:
+            return JobCrashed(
+                Failure("signal", "the training process was told to stop by somebody else", words)
+            )
+        if status >= 0:
+            return JobCrashed(
+                Failure("exception", f"the training process ended with status {status}", words)
+            )
+        if -status == signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return JobCrashed(Failure("out-of-memory", CRASHES["out-of-memory"], words))
+        name = signal.Signals(-status).name
+        return JobCrashed(Failure("signal", f"the training process was ended by {name}", words))
 
 
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"the training process ended with status {status}"
-    name = signal.Signals(-status).name
-    hint = ", most likely for lack of memory" if -status == signal.SIGKILL else ""
-    return f"the training process was ended by {name}{hint}"
+CRASHES = {
+    "out-of-memory": "the training process ran out of memory",
+    "exception": "the training process ran into an unexpected error",
+}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def visible_devices(device: str) -> dict[str, str]:
+    """Environment of a process that is to see one device of several: of `cuda:1` only the second."""
+    _, _, number = device.partition(":")
+    return {"CUDA_VISIBLE_DEVICES": number} if number else {}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()
     process.wait()
+
+
+def _oom_kills() -> int:
+    """Processes ended for lack of memory so far, as far as this machine tells."""
+    counted = 0
+    for name in OOM_COUNTERS:
+        try:
+            lines = Path(name).read_text().splitlines()
+        except OSError:
+            continue
+        counted += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return counted

@@ -1,0 +1,131 @@
+"""Carries a training run's snapshots between its folder and the object store, beside the training.
+
+Every object lies under the attempt's lease token, and is named by the job under that token only.
+"""
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from expunge.formats.digests import sha256_file
+from expunge.registry import jobs, orphans
+from expunge.registry.objects import ObjectDamaged, ObjectMissing, fetch
+from expunge.registry.transitions import LeaseLost
+from expunge.worker.context import Context
+from expunge.worker.leases import OUTAGES, Held
+
+SNAPSHOT = "snapshot.safetensors"
+
+logger = structlog.get_logger(__name__)
+
+
+class Courier:
+    """Of one attempt; `path` is where the training process keeps its snapshot."""
+
+    def __init__(self, context: Context, held: Held, folder: Path) -> None:
+        self.path = folder / SNAPSHOT
+        self._context = context
+        self._held = held
+        self._folder = folder
+        self._waiting: tuple[Path, int] | None = None
+        self._guard = threading.Condition()
+        self._busy = False
+        self._key: str | None = None
+        """The object that the job names."""
+
+    def bring(self, key: str | None) -> None:
+        """Put the last attempt's snapshot where the training process finds it, if there is a good one.
+
+        Raises:
+            LeaseLost, Stopped, and what `Held.patiently` raises.
+        """
+        if key is None:
+            return
+        self._key = key
+        held = self._held
+        try:
+            held.patiently(lambda: fetch(self._context.store, key, self.path, check=held.check))
+        except (ObjectMissing, ObjectDamaged) as error:
+            self.refused(str(error))
+
+    def refused(self, reason: str) -> None:
+        """Note that the snapshot cannot be gone on from: the run starts from the beginning.
+
+        Raises:
+            LeaseLost: the job was given away.
+        """
+
+        def note() -> None:
+            with self._context.sessions.begin() as session:
+                jobs.drop_snapshot(session, self._held.lease, reason)
+
+        self._held.patiently(note)
+        self.clear()
+
+    def written(self, step: int) -> None:
+        """Upload the snapshot that was just written, unless an upload still runs: then the newest waits."""
+        link = self._folder / f"upload-{step}"
+        with self._guard:
+            link.unlink(missing_ok=True)
+            try:
+                # The training process replaces its file, so that this one never changes.
+                os.link(self.path, link)
+            except FileNotFoundError:
+                return
+            if self._waiting is not None:
+                self._waiting[0].unlink(missing_ok=True)
+            self._waiting = (link, step)
+            if not self._busy:
+                self._busy = True
+                threading.Thread(target=self._work, name="courier", daemon=True).start()
+
+    def finish(self, timeout: float) -> None:
+        """Wait until the newest snapshot is stored, for at most `timeout` seconds."""
+        with self._guard:
+            self._guard.wait_for(lambda: not self._busy, timeout)
+
+    def clear(self) -> None:
+        """Remove the stored snapshot once no job names it any more; what cannot be removed, a sweep removes."""
+        if self._key is not None:
+            with suppress(*OUTAGES):
+                self._context.store.delete(self._key)
+            self._key = None
+
+    def _work(self) -> None:
+        while True:
+            with self._guard:
+                if self._waiting is None:
+                    self._busy = False
+                    self._guard.notify_all()
+                    return
+                (link, step), self._waiting = self._waiting, None
+            try:
+                self._store(link, step)
+            except LeaseLost:
+                pass
+            except (*OUTAGES, OSError) as error:
+                # Training goes on: the next snapshot may have better luck.
+                logger.warning("snapshot was not stored", step=step, error=str(error))
+            finally:
+                link.unlink(missing_ok=True)
+
+    def _store(self, link: Path, step: int) -> None:
+        lease, before = self._held.lease, self._key
+        key = orphans.put(
+            self._context.sessions,
+            self._context.store,
+            link,
+            sha256_file(link),
+            lease=lease,
+            under=f"snapshots/{lease.job_id}/{lease.token}",
+        )
+        with self._context.sessions.begin() as session:
+            jobs.note_snapshot(session, lease, key, step)
+        self._key = key
+        logger.info("snapshot stored", step=step)
+        if before is not None and before != key:
+            with suppress(*OUTAGES):
+                self._context.store.delete(before)
