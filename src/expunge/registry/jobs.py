@@ -265,10 +265,11 @@ def _requeue(
     token: str,
     reason: str,
     *,
-    pause: timedelta = timedelta(0),
+    pause: timedelta | None = None,
     detail: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
+    """Without a pause it keeps its place in the queue."""
     move_leased(
         session,
         job,
@@ -277,7 +278,7 @@ def _requeue(
         reason=reason,
         detail=detail,
         published_at=None,
-        due_at=func.now() + pause,
+        due_at=Job.due_at if pause is None else func.now() + pause,
         seconds_used=_seconds_used(),
         progress=None,
         **NO_LEASE,

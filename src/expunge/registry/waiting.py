@@ -34,7 +34,7 @@ RANKS = {
 SECONDS_PER_RANK = 3600.0
 """Waiting this long counts as much as the next higher rank, so that nothing waits for ever."""
 CANDIDATES = 8
-"""Jobs looked at in one claim: others may take the first ones at the same moment."""
+"""Jobs looked at at once: others may take the first ones at the same moment."""
 
 
 def enqueue(
@@ -146,18 +146,22 @@ def claim_next(
     Order: the kind's rank, where waiting counts too; then owners with the fewest running jobs,
     and of those the one that was served longest ago; then the owner's own priority, then age.
     """
-    with sessions() as session:
-        waiting = session.scalars(
-            select(Job.id)
-            .where(_claimable(), Job.kind.in_(kinds))
-            .order_by(*_turn(kinds))
-            .limit(CANDIDATES)
-        ).all()
-    for job_id in waiting:
-        lease = claim(sessions, job_id, worker=worker, lease_seconds=lease_seconds)
-        if lease is not None:
-            return lease
-    return None
+    turns = (
+        select(Job.id)
+        .where(_claimable(), Job.kind.in_(kinds))
+        .order_by(*_turn(kinds))
+        .limit(CANDIDATES)
+    )
+    while True:
+        with sessions() as session:
+            waiting = session.scalars(turns).all()
+        if not waiting:
+            return None
+        # All of them may go to others at the same moment, who leave more behind.
+        for job_id in waiting:
+            lease = claim(sessions, job_id, worker=worker, lease_seconds=lease_seconds)
+            if lease is not None:
+                return lease
 
 
 def _turn(kinds: Collection[JobKind]) -> list[Any]:
