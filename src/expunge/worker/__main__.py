@@ -31,7 +31,7 @@ def work(settings: Settings, role: str) -> None:
     """Run a Celery worker of one role until SIGTERM or SIGINT.
 
     Celery's solo pool only passes wake-ups on to the thread that does the jobs, one at a time: no
-    fork stands between CUDA and its user, and a stop signal is heard at once, whatever runs.
+    fork stands between CUDA and its user, and that thread goes on where Redis fails.
     """
     engine = connect(settings.database_url)
     context = Context(settings, sessions(engine), open_store(settings))
@@ -39,7 +39,7 @@ def work(settings: Settings, role: str) -> None:
     if role == "interactive":
         _ = runner.auditor
     app = make_celery(settings)
-    app.task(runner.wake, name=LOOK_FOR_WORK)
+    app.task(runner.wake_and_wait, name=LOOK_FOR_WORK)
 
     def stop(**_: Any) -> None:
         context.stopping.set()

@@ -38,6 +38,7 @@ class Runner:
         self._context = context
         self._kinds = kinds
         self._woken = threading.Event()
+        self._idle = threading.Event()
         self.name = f"{role}-{os.getpid()}@{socket.gethostname()}"
         """Who holds the leases, in rows and log."""
 
@@ -49,8 +50,14 @@ class Runner:
         return Auditor(self._context)
 
     def wake(self) -> None:
-        """There may be work; returns at once."""
+        """Look now; returns at once."""
         self._woken.set()
+
+    def wake_and_wait(self) -> None:
+        """Look for work now, and return once there is none left: a busy worker takes no other's wake-ups."""
+        self._idle.clear()
+        self.wake()
+        self._idle.wait()
 
     def run(self) -> None:
         """Work whenever woken, until the context says stop.
@@ -59,14 +66,19 @@ class Runner:
         Celery loses costs more than that.
         """
         stopping, pause = self._context.stopping, self._context.settings.republish_seconds
-        while not stopping.is_set():
-            self._woken.clear()
-            try:
-                self.work_off()
-            except OUTAGES as error:
-                logger.warning("worker waits for the database", error=str(error))
-            # Not all workers at the same moment.
-            self._woken.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+        try:
+            while not stopping.is_set():
+                self._woken.clear()
+                try:
+                    self.work_off()
+                except OUTAGES as error:
+                    logger.warning("worker waits for the database", error=str(error))
+                if not self._woken.is_set():
+                    self._idle.set()
+                # Not all workers at the same moment.
+                self._woken.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+        finally:
+            self._idle.set()
 
     def work_off(self) -> None:
         """Do what waits, one job after the other, until nothing is left or the context says stop."""

@@ -151,10 +151,8 @@ class Watch:
                 case "failed":
                     self._failure = JobFailed.refused(message["reason"])
                 case "crashed":
-                    reason = CRASHES[message["kind_of_crash"]]
-                    self._failure = JobCrashed(
-                        Failure(message["kind_of_crash"], reason, message["words"])
-                    )
+                    cause = message["cause"]
+                    self._failure = JobCrashed(Failure(cause, CRASHES[cause], message["words"]))
 
     def _start_evaluating(self) -> None:
         with self._context.sessions.begin() as session:
