@@ -4,6 +4,7 @@ Any number of dispatchers may run. Woken by PostgreSQL notifications; a poll cov
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -40,10 +41,15 @@ class Dispatcher:
         self._sessions: Sessions = sessions(engine)
         self._celery: Celery = make_celery(settings)
         self._next_reclaim = 0.0
-        self._next_sweep = time.monotonic() + settings.object_sweep_seconds * _some()
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Dispatch until `stopped` says so, through outages of PostgreSQL and Redis."""
+        """Dispatch until `stopped` says so, through outages of PostgreSQL and Redis.
+
+        Tidying has a thread of its own: a slow object store must not hold up wake-ups.
+        """
+        threading.Thread(
+            target=self._keep_tidy, args=(stopped,), name="tidying", daemon=True
+        ).start()
         while not stopped():
             try:
                 self._listen_and_dispatch(stopped)
@@ -67,7 +73,7 @@ class Dispatcher:
                     pass
 
     def step(self) -> None:
-        """Announce what is due; now and then take back expired leases and tidy up.
+        """Announce what is due; now and then take back expired leases.
 
         Raises:
             OperationalError, BrokerError: nothing was marked as announced that was not.
@@ -77,30 +83,36 @@ class Dispatcher:
             with self._sessions.begin() as session:
                 for job in jobs.reclaim_expired(session, max_attempts=self._settings.max_attempts):
                     logger.warning("lease expired", job_id=job.id, attempt=job.attempt)
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + self._settings.object_sweep_seconds * _some()
-            self._tidy()
         with self._sessions.begin() as session:
             for kind in waiting.take_wakeups(
                 session, republish_seconds=self._settings.republish_seconds
             ):
                 wake(self._celery, kind)
 
-    def _tidy(self) -> None:
-        """Remove objects that nothing names, and idempotency keys that have expired."""
+    def _keep_tidy(self, stopped: Callable[[], bool]) -> None:
+        pause = self._settings.object_sweep_seconds
+        # Not all dispatchers at the same moment.
+        due = time.monotonic() + pause * random.uniform(0.2, 1)  # noqa: S311 - not a secret
+        while not stopped():
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() < due:
+                continue
+            due = time.monotonic() + pause
+            try:
+                self.tidy()
+            except (OperationalError, StoreUnavailable) as error:
+                logger.warning("tidied up later", error=str(error))
+
+    def tidy(self) -> None:
+        """Remove objects that nothing names, and idempotency keys that have expired.
+
+        Raises:
+            OperationalError, StoreUnavailable: the next time goes on where this one stopped.
+        """
         with self._sessions.begin() as session:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
-        try:
-            swept = orphans.sweep(
-                self._sessions, self._store, grace_seconds=self._settings.object_grace_seconds
-            )
-        except StoreUnavailable as error:
-            logger.warning("objects are swept later", error=str(error))
-        else:
-            if swept.removed:
-                logger.info("objects swept", removed=len(swept.removed), kept=swept.kept)
-
-
-def _some() -> float:
-    """Spreads the sweeps of several dispatchers."""
-    return random.uniform(0.8, 1.2)  # noqa: S311 - not a secret
+        swept = orphans.sweep(
+            self._sessions, self._store, grace_seconds=self._settings.object_grace_seconds
+        )
+        if swept.removed:
+            logger.info("objects swept", removed=len(swept.removed), kept=swept.kept)
