@@ -1,0 +1,134 @@
+"""Checks of what came out: what was accepted is there, each result once, nothing forgotten comes back."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tests.faults.records import Records, Row
+
+TABLES = {
+    "pty": "parties",
+    "key": "api_keys",
+    "dst": "datasets",
+    "mdl": "models",
+    "ckp": "checkpoints",
+    "req": "requests",
+    "job": "jobs",
+    "aud": "audits",
+    "cmp": "comparisons",
+}
+"""Where the thing with an id of this prefix is."""
+TRAINING = ("pretrain", "unlearn")
+
+
+def what_was_accepted_is_there(records: Records) -> Iterator[str]:
+    """What a user was answered exists, and is what their key stands for."""
+    keys = {(r["party_id"], r["key"]): r["resource_id"] for r in records["idempotency_keys"]}
+    for (party, key), resource in records.accepted.items():
+        if records.one(TABLES[resource.partition("_")[0]], resource) is None:
+            yield f"{resource} was accepted and is lost"
+        if keys.get((party, key)) != resource:
+            yield f"key {key} gave {resource}, and stands for {keys.get((party, key))}"
+
+
+def a_key_makes_one_request(records: Records) -> Iterator[str]:
+    """Users send a key with every request: there are no more requests than keys."""
+    keys = Counter(row["resource_id"] for row in records["idempotency_keys"])
+    for request in records["requests"]:
+        if keys[request["id"]] != 1:
+            yield f"{request['id']} stands for {keys[request['id']]} keys"
+
+
+def a_job_has_one_result(records: Records) -> Iterator[str]:
+    """Exactly one checkpoint of each training job that succeeded, and none of any other."""
+    made = Counter(row["job_id"] for row in records["checkpoints"])
+    for job in records["jobs"]:
+        expected = int(job["state"] == "succeeded" and job["kind"] in TRAINING)
+        if made[job["id"]] != expected:
+            yield f"{job['id']} ({job['kind']}, {job['state']}) made {made[job['id']]} checkpoints"
+        if expected and not records.where(
+            "checkpoints", id=job["result_checkpoint_id"], job_id=job["id"]
+        ):
+            yield f"{job['id']} names {job['result_checkpoint_id']} as its result"
+
+
+def what_was_asked_is_forgotten(records: Records) -> Iterator[str]:
+    """The result of a completed request has forgotten its data, and so has the head once it is in force."""
+    for request in records.where("requests", state="completed"):
+        asked = records.datasets_of(request["id"])
+        job = records.one("jobs", request["job_id"])
+        result = job and job["result_checkpoint_id"]
+        if result is None or not asked <= records.forgotten(result):
+            yield f"{request['id']} is completed; {result} has not forgotten all of it"
+        model = records.one("models", request["model_id"])
+        head = model and model["head_checkpoint_id"]
+        held = asked & (records.trained_on(head) - records.forgotten(head)) if head else set()
+        if request["effective_at"] is not None and held:
+            yield f"{request['id']} is in force, but {head} holds {sorted(held)}"
+        if request["effective_at"] is None and not held:
+            yield f"{request['id']} is not said to be in force, though {head} holds none of it"
+
+
+def nothing_is_forgotten_twice(records: Records) -> Iterator[str]:
+    """A data set is in the results of at most one job of a model."""
+    seen: dict[tuple[str, str], str] = {}
+    for request in records.where("requests", state="completed"):
+        for dataset_id in records.datasets_of(request["id"]):
+            other = seen.setdefault((request["model_id"], dataset_id), request["id"])
+            if other != request["id"]:
+                yield f"{dataset_id} was forgotten for {other} and for {request['id']}"
+
+
+def lineage_is_a_chain(records: Records) -> Iterator[str]:
+    """Each result stands on one parent of its model, keeps its data and forgets at least as much."""
+    children = Counter(row["parent_id"] for row in records["checkpoints"] if row["problem"] is None)
+    for checkpoint in records["checkpoints"]:
+        job = records.one("jobs", checkpoint["job_id"])
+        if job is None or job["kind"] != "unlearn":
+            continue
+        parent = records.one("checkpoints", checkpoint["parent_id"])
+        if parent is None or parent["id"] != job["base_checkpoint_id"]:
+            yield f"{checkpoint['id']} does not stand on its job's base"
+            continue
+        yield from _against_parent(records, checkpoint, parent)
+        if children[parent["id"]] > 1:
+            yield f"{parent['id']} has {children[parent['id']]} results upon it"
+
+
+def _against_parent(records: Records, checkpoint: Row, parent: Row) -> Iterator[str]:
+    if checkpoint["model_id"] != parent["model_id"]:
+        yield f"{checkpoint['id']} stands on another model's {parent['id']}"
+    if records.trained_on(checkpoint["id"]) != records.trained_on(parent["id"]):
+        yield f"{checkpoint['id']} was trained on other data than {parent['id']}"
+    if not records.forgotten(parent["id"]) < records.forgotten(checkpoint["id"]):
+        yield f"{checkpoint['id']} does not forget more than {parent['id']}"
+
+
+def heads_can_be_used(records: Records) -> Iterator[str]:
+    """A model's head is a ready checkpoint of its own, and the log says when it became that."""
+    for model in records["models"]:
+        head_id = model["head_checkpoint_id"]
+        if head_id is None:
+            continue
+        head = records.one("checkpoints", head_id)
+        if head is None or head["model_id"] != model["id"] or head["state"] != "ready":
+            yield f"{model['id']} has {head_id} as head: {head and head['state']}"
+        promotions = [r for r in records.history(model["id"]) if r["event"] == "promoted"]
+        if not promotions or promotions[-1]["detail"]["checkpoint_id"] != head_id:
+            yield f"{model['id']} has {head_id} as head; its log does not say so"
+
+
+def objects_are_named(records: Records) -> Iterator[str]:
+    """After a sweep, with nothing running: an object's key is in some row, or the object is not there."""
+    rows = records.text(without=["pending_objects", "log"])
+    for key in sorted(records.objects):
+        if key not in rows:
+            yield f"object {key} is named by nothing"
+        if key.startswith("snapshots/"):
+            yield f"snapshot {key} was left"
+
+
+def no_note_is_left(records: Records) -> Iterator[str]:
+    """After a sweep, with nothing running: notes are of removed objects only."""
+    for note in records["pending_objects"]:
+        if note["lease_token"] != "gone" or note["key"] in records.objects:
+            yield f"a note of {note['key']} is left ({note['lease_token']})"
