@@ -69,8 +69,7 @@ class Auditor:
             device=context.settings.device,
         )
         held.check()
-        objects = held.patiently(lambda: self._store(report, lease))
-        held.patiently(lambda: _record(context, lease, report, objects))
+        held.patiently(lambda: _record(context, lease, report, self._store(report, lease)))
 
     def _learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
         def load() -> Learner:

@@ -6,7 +6,6 @@ Never writes a checkpoint: what the methods made is gone when the process ends.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,7 @@ def compare(context: Context, held: Held) -> None:
             )
         finally:
             oracles.keep_newest(context)
-        results = Path(task.results)
-        objects = {
-            path.name: held.patiently(partial(_put, context, lease, path))
-            for path in sorted(results.iterdir())
-        }
-        result = json.loads((results / "table.json").read_text())
-        held.patiently(lambda: _record(context, lease, result, objects))
+        held.patiently(lambda: _record(context, lease, Path(task.results)))
 
 
 @dataclass(frozen=True)
@@ -99,13 +92,14 @@ def _stage(context: Context, plan: _Plan, stage: Stage) -> ComparisonTask:
     )
 
 
-def _put(context: Context, lease: Lease, path: Path) -> str:
-    return orphans.put(context.sessions, context.store, path, sha256_file(path), lease=lease)
-
-
-def _record(
-    context: Context, lease: Lease, result: dict[str, Any], objects: dict[str, str]
-) -> None:
+def _record(context: Context, lease: Lease, results: Path) -> None:
+    objects = {
+        path.name: orphans.put(
+            context.sessions, context.store, path, sha256_file(path), lease=lease
+        )
+        for path in sorted(results.iterdir())
+    }
+    result = json.loads((results / "table.json").read_text())
     with context.sessions.begin() as session:
         comparisons.record(session, lease, result, objects)
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from expunge.registry import jobs
 from expunge.registry.jobs import Lease
 from expunge.registry.objects import StoreUnavailable
+from expunge.registry.orphans import ObjectRemoved
 from expunge.registry.transitions import LeaseLost
 from expunge.worker.context import Context
 
@@ -26,8 +27,8 @@ PROGRESS_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 15.0
 
-OUTAGES = (StoreUnavailable, OperationalError, InterfaceError, PoolTimeout)
-"""What says that a store is away, and that the same call may work later."""
+OUTAGES = (StoreUnavailable, ObjectRemoved, OperationalError, InterfaceError, PoolTimeout)
+"""What says that a store is away (or has swept up), and that the same call may work later."""
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")

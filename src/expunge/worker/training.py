@@ -38,8 +38,8 @@ def train(context: Context, held: Held) -> None:
         metrics = Watch(context, held, folder, courier).run(
             task, limit_seconds=plan.limit_seconds, seconds_used=plan.seconds_used
         )
-        weights = held.patiently(lambda: _store(context, lease, Path(task.result), folder))
-        held.patiently(lambda: _record(context, lease, weights, metrics))
+        result = Path(task.result)
+        held.patiently(lambda: _record(context, lease, _store(context, lease, result), metrics))
         courier.clear()
 
 
@@ -127,8 +127,8 @@ def _stage(context: Context, plan: _Plan, stage: Stage, courier: Courier) -> Tra
     )
 
 
-def _store(context: Context, lease: Lease, result: Path, folder: Path) -> StoredWeights:
-    release = folder / "release.safetensors"
+def _store(context: Context, lease: Lease, result: Path) -> StoredWeights:
+    release = result.with_name("release.safetensors")
     write_release(result, release)
     digest, release_digest = sha256_file(result), sha256_file(release)
 
