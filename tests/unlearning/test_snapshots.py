@@ -1,6 +1,8 @@
 """Runs that were stopped and resumed against runs that were not, bit for bit."""
 
+import math
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,8 @@ from expunge.unlearning.data.captions import Captions
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.errors import NonFiniteLossError, SnapshotMismatch
 from expunge.unlearning.frameworks import Learner, build
-from expunge.unlearning.progress import OnProgress, Progress, TrainingResult
+from expunge.unlearning.progress import OnProgress, Progress, RunStopped, TrainingResult
+from expunge.unlearning.snapshots import RunState, SnapshotFile
 from expunge.unlearning.training import Snapshots, pretrain, unlearn
 
 MakeImages = Callable[..., ImageSet]
@@ -90,6 +93,12 @@ def _report_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def snapshots(tmp_path: Path) -> Snapshots:
     """Written only when a run is stopped."""
     return Snapshots(tmp_path / "run.snapshot", every_seconds=1e9)
+
+
+@pytest.fixture
+def always(snapshots: Snapshots) -> Snapshots:
+    """Written after every step, whatever the time that takes."""
+    return replace(snapshots, every_seconds=0.0, max_share=math.inf)
 
 
 @pytest.fixture(params=["simclr", "moco", "moco split", "byol", "supervised"])
@@ -186,22 +195,80 @@ def test_the_best_epoch_survives_a_stop(simclr_run: Run, snapshots: Snapshots) -
 
 
 def test_a_run_that_dies_goes_on_from_its_last_snapshot(
-    simclr_run: Run, snapshots: Snapshots
+    simclr_run: Run, snapshots: Snapshots, always: Snapshots
 ) -> None:
     """Killed after a step, without a word: only what was written on the way is left."""
     whole = simclr_run()
-    often = replace(snapshots, every_seconds=0.0)
     kept = snapshots.path.with_name("kept")
 
     def keep_the_fourth(progress: Progress) -> None:
         if progress.step == 5:
             kept.write_bytes(snapshots.path.read_bytes())
 
-    assert_same(simclr_run(often, keep_the_fourth), whole)
+    assert_same(simclr_run(always, keep_the_fourth), whole)
     kept.replace(snapshots.path)
     seen: list[Progress] = []
     assert_same(simclr_run(snapshots, seen.append), whole)
     assert seen[0].step == 5
+
+
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_keeps_it(
+    simclr_run: Run, snapshots: Snapshots
+) -> None:
+    whole = simclr_run()
+    for last in (1, 3, 5, STEPS):
+        asked, written = [0], []
+
+        def should_stop(asked: list[int] = asked, last: int = last) -> bool:
+            asked[0] += 1
+            return asked[0] == last
+
+        with pytest.raises(RunStopped):
+            simclr_run(replace(snapshots, should_stop=should_stop, on_written=written.append))
+        assert written == [last]
+        resumed: list[int] = []
+        assert_same(simclr_run(replace(snapshots, on_resumed=resumed.append)), whole)
+        assert resumed == [last]
+
+
+def test_a_run_that_starts_from_the_beginning_is_not_said_to_be_resumed(
+    simclr_run: Run, always: Snapshots
+) -> None:
+    resumed: list[int] = []
+    written: list[int] = []
+    simclr_run(replace(always, on_resumed=resumed.append, on_written=written.append))
+    assert resumed == []
+    assert written == list(range(1, STEPS + 1))
+
+
+def test_a_snapshot_is_in_its_place_when_it_is_told_of(simclr_run: Run, always: Snapshots) -> None:
+    partial = always.path.with_name("run.snapshot.partial")
+
+    def look(_: int) -> None:
+        assert always.path.exists()
+        assert not partial.exists()
+
+    simclr_run(replace(always, on_written=look))
+
+
+@pytest.mark.parametrize(("every", "share"), [(0.0, 0.1), (0.0, 0.5), (0.1, 0.5)])
+def test_the_pause_grows_with_what_a_write_takes(
+    simclr_spec: EncoderSpec, snapshots: Snapshots, every: float, share: float
+) -> None:
+    file = SnapshotFile(replace(snapshots, every_seconds=every, max_share=share), {})
+    learner = build(simclr_spec, seed=0)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
+    for _ in range(3):
+        before = time.perf_counter()
+        file.write(RunState(), learner, optimiser, torch.device("cpu"))
+        after = time.perf_counter()
+        while not file.due():
+            pass
+        pause = time.perf_counter() - after
+        # Nearly all of the call is the write itself.
+        assert pause >= max(0.9 * every, 0.8 * (after - before) / share)
+    first = SnapshotFile(replace(snapshots, every_seconds=1e9), {})
+    assert not first.due()
 
 
 def test_time_before_a_stop_counts(simclr_run: Run, snapshots: Snapshots) -> None:
@@ -222,11 +289,11 @@ def test_without_snapshots_no_file_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_ends_well_leaves_no_file(simclr_run: Run, snapshots: Snapshots) -> None:
+def test_a_run_that_ends_well_leaves_no_file(simclr_run: Run, always: Snapshots) -> None:
     """Not even what a crash in the middle of a write left."""
-    snapshots.path.with_name("run.snapshot.partial").write_bytes(b"half")
-    simclr_run(replace(snapshots, every_seconds=0.0))
-    assert not list(snapshots.path.parent.iterdir())
+    always.path.with_name("run.snapshot.partial").write_bytes(b"half")
+    simclr_run(always)
+    assert not list(always.path.parent.iterdir())
 
 
 def changed(run: Run, what: str) -> Run:
@@ -290,12 +357,52 @@ def test_a_damaged_snapshot_is_refused_with_the_reason(
             "foreign": struct.pack("<Q", len(foreign)) + foreign + bytes(4),
         }[damage]
     )
-    reason = "it is of another run" if damage == "foreign" else "it cannot be read"
+    reason = "it is no snapshot of this version" if damage == "foreign" else "it is damaged"
     with pytest.raises(SnapshotMismatch, match=reason):
         simclr_run(snapshots)
 
 
-def test_a_write_that_fails_leaves_the_old_snapshot(simclr_run: Run, snapshots: Snapshots) -> None:
+def test_a_flipped_bit_anywhere_is_noticed(moco_spec: EncoderSpec, snapshots: Snapshots) -> None:
+    """In the header (names, types, shapes, offsets, what is noted of the run) and in the tensors."""
+    device = torch.device("cpu")
+    learner = build(moco_spec, seed=1)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9)
+    for weight in learner.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    file = SnapshotFile(snapshots, {})
+    file.write(RunState(history=[{"loss": 1.5}]), learner, optimiser, device)
+    assert file.restore(learner, optimiser, device) is not None
+    data = bytearray(snapshots.path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    in_header = [*range(8), *range(8, len(data[:header].rstrip()), 293)]
+    in_tensors = [*range(header, len(data), len(data) // 40), len(data) - 1]
+    for position in in_header + in_tensors:
+        for bit in (0x01, 0x08):
+            data[position] ^= bit
+            snapshots.path.write_bytes(data)
+            data[position] ^= bit
+            reason = "it is damaged" if position in in_tensors else "it is (damaged|no snapshot)"
+            with pytest.raises(SnapshotMismatch, match=reason):
+                file.restore(learner, optimiser, device)
+
+
+def test_a_snapshot_of_another_version_of_the_network_is_refused(
+    simclr_spec: EncoderSpec, moco_spec: EncoderSpec, snapshots: Snapshots
+) -> None:
+    """Whole and of the same run, but the code that reads it keeps other tensors."""
+    device = torch.device("cpu")
+    learner = build(simclr_spec, seed=0)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
+    SnapshotFile(snapshots, {}).write(RunState(), learner, optimiser, device)
+    other = build(moco_spec, seed=0)
+    with pytest.raises(SnapshotMismatch, match="it was written by another version"):
+        SnapshotFile(snapshots, {}).restore(other, optimiser, device)
+
+
+def test_a_write_that_fails_leaves_the_old_snapshot(
+    simclr_run: Run, snapshots: Snapshots, always: Snapshots
+) -> None:
     with pytest.raises(Stopped):
         simclr_run(snapshots, stop_at(4))
     before = snapshots.path.read_bytes()
@@ -303,7 +410,7 @@ def test_a_write_that_fails_leaves_the_old_snapshot(simclr_run: Run, snapshots: 
     partial = snapshots.path.with_name("run.snapshot.partial")
     partial.mkdir()
     with pytest.raises(Exception, match="directory"):
-        simclr_run(replace(snapshots, every_seconds=0.0))
+        simclr_run(always)
     assert snapshots.path.read_bytes() == before
     partial.rmdir()
     assert_same(simclr_run(snapshots), simclr_run())
@@ -316,4 +423,6 @@ def test_a_loss_that_is_not_finite_never_becomes_a_snapshot_by_stopping(
     run = replace(simclr_run, spec=simclr_run.spec.model_copy(update={"std": (1e-38,) * 3}))
     with pytest.raises(NonFiniteLossError):
         run(snapshots)
+    with pytest.raises(NonFiniteLossError):
+        run(replace(snapshots, should_stop=lambda: True))
     assert not snapshots.path.exists()

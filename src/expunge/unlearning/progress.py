@@ -1,10 +1,15 @@
 """Where a run stands and what came of it: plain records and a clock. Never trains."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from expunge.unlearning.data.batches import BatchPlan
+from expunge.unlearning.errors import NonFiniteLossError
 from expunge.unlearning.frameworks import Learner
 
 REPORT_SECONDS = 0.5
@@ -45,6 +50,10 @@ class TrainingResult:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class RunStopped(Exception):
+    """The run ended early because `Snapshots.should_stop` said so; its snapshot has all it did."""
 
 
 class Clock:
@@ -88,3 +97,21 @@ class Clock:
     def eta_seconds(self) -> float:
         """At the mean speed so far."""
         return self.seconds() / max(self.steps_done, 1) * (self.steps - self.steps_done)
+
+
+def mean_losses(epoch: int, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    """Scalars `sums` of `count` steps of 0-based `epoch`, divided, in one transfer from the device.
+
+    Raises NonFiniteLossError.
+    """
+    values = torch.stack(list(sums.values())).div(count).tolist()
+    means = dict(zip(sums, values, strict=True))
+    if not all(map(math.isfinite, values)):
+        raise NonFiniteLossError(epoch + 1, means)
+    return means
+
+
+def lowest(scores: list[float]) -> int | None:
+    """Position of the lowest score, the first one on ties; one that is not a number never wins."""
+    numbers = [i for i, score in enumerate(scores) if not math.isnan(score)]
+    return min(numbers, key=scores.__getitem__, default=None)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from torch import Tensor
 from expunge.unlearning.errors import SnapshotMismatch
 from expunge.unlearning.frameworks import Learner
 
-FORMAT = "expunge-snapshot/1"
+FORMAT = "expunge-snapshot/2"
 LEARNER, OPTIMISER, BEST, RANDOM = "learner.", "optimiser.", "best.", "random."
 SUM = "sum."
+DIGEST = "sha256"
+"""Key in the file's metadata: of everything else in the file."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,15 @@ class Snapshots:
 
     path: Path
     every_seconds: float = 60.0
-    """At least this long between two; one more is written whenever `on_progress` stops the run."""
+    """At least this long between two; one more is written whenever the run is stopped."""
+    max_share: float = 0.02
+    """Of the time, in (0, 1], for writing them: where one takes long, the next one waits."""
+    should_stop: Callable[[], bool] | None = None
+    """Asked after each step; once true, the run writes a snapshot and raises RunStopped."""
+    on_written: Callable[[int], None] | None = None
+    """Told the steps done, each time a snapshot has taken its place at `path`."""
+    on_resumed: Callable[[int], None] | None = None
+    """Told the steps done, if the run goes on from a snapshot."""
 
 
 @dataclass
@@ -68,10 +78,16 @@ class SnapshotFile:
         self._partial = snapshots.path.with_name(snapshots.path.name + ".partial")
         self._identity = hashlib.sha256(text.encode()).hexdigest()
         self._written = time.perf_counter()
+        self._pause = snapshots.every_seconds
 
     def due(self) -> bool:
         """Whether the last one is old enough."""
-        return time.perf_counter() - self._written >= self._snapshots.every_seconds
+        return time.perf_counter() - self._written >= self._pause
+
+    def should_stop(self) -> bool:
+        """Whether the run is to end after this step."""
+        asked = self._snapshots.should_stop
+        return asked is not None and asked()
 
     def write(
         self,
@@ -81,6 +97,10 @@ class SnapshotFile:
         device: torch.device,
     ) -> None:
         """Replace the file at once: a crash leaves the old snapshot or the new one."""
+        if device.type == "cuda":
+            # Steps that are still under way are no cost of the snapshot.
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
         tensors = {LEARNER + name: value for name, value in learner.state_dict().items()}
         for index, kept in optimiser.state_dict()["state"].items():
             for name, value in kept.items():
@@ -101,47 +121,68 @@ class SnapshotFile:
             "history": state.history,
             "scores": state.scores,
         }
-        path, partial = self._snapshots.path, self._partial
-        save_file(
-            # Contiguous copies: the format refuses views and tensors that share memory.
-            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-            partial,
-            {"format": FORMAT, "identity": self._identity, "state": json.dumps(plain)},
-        )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        self._replace(tensors, {"identity": self._identity, "state": json.dumps(plain)})
         self._written = time.perf_counter()
+        seconds = self._written - started
+        self._pause = max(self._snapshots.every_seconds, seconds / self._snapshots.max_share)
+        if self._snapshots.on_written is not None:
+            self._snapshots.on_written(state.steps_done)
+
+    def _replace(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        # Contiguous copies: the format refuses views and tensors that share memory.
+        copies = {n: value.detach().cpu().contiguous().clone() for n, value in tensors.items()}
+        described = {"format": FORMAT, **metadata}
+        save_file(copies, self._partial, described | {DIGEST: _digest_of_file(copies, described)})
+        with self._partial.open("rb") as file:
+            os.fsync(file.fileno())
+        self._partial.replace(self._snapshots.path)
 
     def restore(
         self, learner: Learner, optimiser: torch.optim.Optimizer, device: torch.device
     ) -> RunState | None:
         """Load weights, optimiser and random state; None where there is no snapshot.
 
-        Raises SnapshotMismatch if the file is damaged or of another run.
+        Raises SnapshotMismatch if the file is damaged or of another run; what was given may then
+        hold a part of it.
         """
         if not self._snapshots.path.exists():
             return None
+        tensors, plain = self._read()
+        try:
+            learner.load_state_dict(_under(tensors, LEARNER))
+            _restore_optimiser(optimiser, _under(tensors, OPTIMISER))
+            torch.set_rng_state(tensors[RANDOM + "cpu"])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(tensors[RANDOM + "cuda"], device)
+            state = RunState(
+                **plain,
+                sums={name: value.to(device) for name, value in _under(tensors, SUM).items()},
+                stream=_under(tensors, RANDOM + "stream."),
+                best=_under(tensors, BEST) or None,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            # Whole, and of this run: so it was written by a version that kept other things.
+            raise SnapshotMismatch(f"it was written by another version: {error}") from error
+        if self._snapshots.on_resumed is not None:
+            self._snapshots.on_resumed(state.steps_done)
+        return state
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             with safe_open(self._snapshots.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise SnapshotMismatch(f"it cannot be read: {error}") from error
-        if metadata.get("format") != FORMAT or metadata.get("identity") != self._identity:
+            raise SnapshotMismatch(f"it is damaged: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise SnapshotMismatch(f"it is no snapshot of this version, {FORMAT}")
+        if metadata.pop(DIGEST, None) != _digest_of_file(tensors, metadata):
+            raise SnapshotMismatch("it is damaged: its content does not have its SHA-256")
+        if metadata["identity"] != self._identity:
             raise SnapshotMismatch("it is of another run: other data, parameters, seed or hardware")
-        learner.load_state_dict(_under(tensors, LEARNER))
-        _restore_optimiser(optimiser, _under(tensors, OPTIMISER))
-        torch.set_rng_state(tensors[RANDOM + "cpu"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[RANDOM + "cuda"], device)
-        best = _under(tensors, BEST)
-        return RunState(
-            **json.loads(metadata["state"]),
-            sums={name: value.to(device) for name, value in _under(tensors, SUM).items()},
-            stream=_under(tensors, RANDOM + "stream."),
-            best=best or None,
-        )
+        return tensors, json.loads(metadata["state"])
 
     def remove(self) -> None:
         """The run has ended: nothing of it is left behind, nor of a write that a crash cut short."""
@@ -150,13 +191,21 @@ class SnapshotFile:
 
 
 def digest_of(tensors: Mapping[str, Tensor | None]) -> str:
-    """SHA-256 of names and values, for an identity."""
+    """SHA-256 of names, types, shapes and values, for an identity."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
+        described = None if value is None else [str(value.dtype), list(value.shape)]
+        # JSON tells where a name ends and values begin.
+        digest.update(json.dumps([name, described]).encode())
         if value is not None:
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _digest_of_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    whole = {"metadata": dict(metadata), "tensors": digest_of(tensors)}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

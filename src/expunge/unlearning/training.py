@@ -5,7 +5,6 @@ learner. The one file it may keep is its snapshot.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,7 +30,6 @@ from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.source import Source, check_samples, check_size
 from expunge.unlearning.errors import (
     EmptySetError,
-    NonFiniteLossError,
     NonFiniteWeightsError,
     explained,
 )
@@ -40,7 +38,15 @@ from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import autocast, precision_for, resolve_device, seeded
 from expunge.unlearning.methods import Batch, SetSizes, make_method, own_objective
 from expunge.unlearning.optimisation import learning_rate, make_optimiser
-from expunge.unlearning.progress import Clock, OnProgress, Progress, TrainingResult
+from expunge.unlearning.progress import (
+    Clock,
+    OnProgress,
+    Progress,
+    RunStopped,
+    TrainingResult,
+    lowest,
+    mean_losses,
+)
 from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots, digest_of
 
 __all__ = ["OnProgress", "Progress", "Snapshots", "TrainingResult", "pretrain", "unlearn"]
@@ -67,7 +73,7 @@ def pretrain(
 
     `params` as a mapping are completed with the framework's defaults. The same arguments on the same
     hardware give the same weights, resumed from a snapshot or not. `on_progress` may raise to stop.
-    Raises TrainingError, or ValidationError for bad parameters.
+    Raises RunStopped as `snapshots` say, TrainingError, or ValidationError for bad parameters.
     """
     given = params.model_dump() if isinstance(params, BaseModel) else params
     run = _Run("pretrain", pretrain_params(spec.framework, given), seed, device, on_progress)
@@ -94,7 +100,8 @@ def unlearn(
     With `score`, it is asked after each epoch, and the weights of the epoch with the lowest answer
     are returned; the last ones where no answer is a number. The same arguments on the same hardware
     give the same weights, resumed from a snapshot or not. `on_progress` may raise to stop. Raises
-    TrainingError; UnknownMethod, MethodNotForFramework or ValidationError for bad parameters.
+    RunStopped as `snapshots` say, TrainingError; UnknownMethod, MethodNotForFramework or
+    ValidationError for bad parameters.
     """
     if len(forget) == 0:
         raise EmptySetError("unlearn")
@@ -225,7 +232,7 @@ class _Run:
             state = loop.run(score)
         if file is not None:
             file.remove()
-        best = _lowest(state.scores)
+        best = lowest(state.scores)
         if state.best is not None:
             learner.load_state_dict(state.best)
         _check_finite(learner)
@@ -312,10 +319,10 @@ class _Loop:
             state.steps_done += 1
             self.clock.steps_done += 1
             if self.clock.due():
-                self._report(_means(state.epoch, state.sums, state.steps_in_epoch))
-            if self.file is not None and self.file.due():
-                self._snapshot()
-        means = _means(state.epoch, state.sums, state.steps_in_epoch)
+                self._report(mean_losses(state.epoch, state.sums, state.steps_in_epoch))
+            if self.file is not None:
+                self._keep(self.file)
+        means = mean_losses(state.epoch, state.sums, state.steps_in_epoch)
         if score is not None:
             self._score(score)
         state.history.append(means)
@@ -341,9 +348,19 @@ class _Loop:
         with seeded(self.settings.seed, self.settings.device):
             self.state.scores.append(score(self.learner))
         self.learner.train()
-        if _lowest(self.state.scores) == len(self.state.scores) - 1:
+        if lowest(self.state.scores) == len(self.state.scores) - 1:
             self.state.best = copy.deepcopy(self.learner.state_dict())
         self.clock.leave_out(time.perf_counter() - started)
+
+    def _keep(self, file: SnapshotFile) -> None:
+        stop = file.should_stop()
+        if stop:
+            # A run that has failed says so instead of stopping.
+            mean_losses(self.state.epoch, self.state.sums, self.state.steps_in_epoch)
+        if stop or file.due():
+            self._snapshot()
+        if stop:
+            raise RunStopped
 
     def _snapshot(self) -> None:
         if self.file is not None:
@@ -377,18 +394,3 @@ def _check_finite(learner: Learner) -> None:
     broken = [name for name, fine in zip(tensors, finite, strict=True) if not fine]
     if broken:
         raise NonFiniteWeightsError(broken)
-
-
-def _lowest(scores: list[float]) -> int | None:
-    """Position of the lowest score, the first one on ties; one that is not a number never wins."""
-    numbers = [i for i, score in enumerate(scores) if not math.isnan(score)]
-    return min(numbers, key=scores.__getitem__, default=None)
-
-
-def _means(epoch: int, sums: dict[str, Tensor], count: int) -> dict[str, float]:
-    """Mean losses, in one transfer from the device; raises NonFiniteLossError."""
-    values = torch.stack(list(sums.values())).div(count).tolist()
-    means = dict(zip(sums, values, strict=True))
-    if not all(map(math.isfinite, values)):
-        raise NonFiniteLossError(epoch + 1, means)
-    return means
