@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import jobs, orphans, waiting
+from expunge.registry import idempotency, jobs, orphans, waiting
 from expunge.registry.errors import Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import RequestState
@@ -20,16 +20,28 @@ def create(
     request_id: str,
     dataset_ids: Sequence[str] | None,
     settings: dict[str, int],
+    idempotency_key: str | None = None,
 ) -> Audit:
     """Queue an audit of an own, completed request on all or some of its data sets.
 
-    `settings` are matrix_size, views and seed, which the answer repeats.
+    `settings` are matrix_size, views and seed, which the answer repeats. With the key and content
+    of an earlier call, the answer is that call's audit.
 
     Raises:
+        IdempotencyConflict: the key was used with other content.
         NotFound: not an own request.
         Conflict: the request is not completed.
         Invalid: a data set is not part of the request.
     """
+    audit_id = new_id(Prefix.AUDIT)
+    call = idempotency.Call(
+        owner.id,
+        idempotency_key,
+        "create-audit",
+        [request_id, None if dataset_ids is None else sorted(set(dataset_ids)), settings],
+    )
+    if earlier := idempotency.remember(session, call, audit_id):
+        return session.get_one(Audit, earlier)
     request = session.scalar(
         select(Request).where(Request.id == request_id, Request.owner_id == owner.id)
     )
@@ -48,7 +60,6 @@ def create(
             f"Request {request.id} does not cover {', '.join(foreign)}.",
             allowed=request.dataset_ids,
         )
-    audit_id = new_id(Prefix.AUDIT)
     job = waiting.enqueue(
         session,
         JobKind.AUDIT,

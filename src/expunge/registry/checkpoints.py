@@ -7,7 +7,17 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from expunge.registry import drift, jobs, lineage, log, models, orphans, policies, waiting
+from expunge.registry import (
+    drift,
+    idempotency,
+    jobs,
+    lineage,
+    log,
+    models,
+    orphans,
+    policies,
+    waiting,
+)
 from expunge.registry.errors import Conflict, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import CheckpointState, RequestState
@@ -42,11 +52,32 @@ def add_upload(
     model_id: str,
     dataset_ids: Sequence[str],
     weights: StoredWeights,
+    *,
+    idempotency_key: str | None = None,
 ) -> Checkpoint:
-    """Record an uploaded checkpoint and have a worker check it against its header."""
+    """Record an uploaded checkpoint and have a worker check it against its header.
+
+    With the key and content of an earlier call, the answer is that call's checkpoint.
+
+    Raises:
+        IdempotencyConflict: the key was used with other content.
+        NotFound, NotSealed, Invalid, AlreadyForgotten: as training on these data sets would.
+        ObjectRemoved: recording took so long that the objects are gone.
+    """
+    checkpoint_id = new_id(Prefix.CHECKPOINT)
+    call = idempotency.Call(
+        owner.id,
+        idempotency_key,
+        "upload-checkpoint",
+        _upload_content(model_id, dataset_ids, weights.digest),
+    )
+    if earlier := idempotency.remember(session, call, checkpoint_id):
+        return session.get_one(Checkpoint, earlier)
     model = models.owned(session, owner, model_id)
     models.check_training_data(session, owner, model, dataset_ids)
-    checkpoint = _add(session, model.id, weights, CheckpointState.CHECKING)
+    checkpoint = _add(
+        session, model.id, weights, CheckpointState.CHECKING, checkpoint_id=checkpoint_id
+    )
     _note_datasets(session, checkpoint, dict.fromkeys(dataset_ids, False))
     log.append(session, owner.id, checkpoint.id, "uploaded", digest=weights.digest)
     waiting.enqueue(
@@ -58,6 +89,34 @@ def add_upload(
         checkpoint_id=checkpoint.id,
     )
     return checkpoint
+
+
+def uploaded_before(
+    session: Session,
+    owner: Party,
+    model_id: str,
+    dataset_ids: Sequence[str],
+    digest: str,
+    *,
+    idempotency_key: str | None,
+) -> Checkpoint | None:
+    """What an earlier upload with this key made, known before the body is received again.
+
+    Raises:
+        IdempotencyConflict: the key was used with other content.
+    """
+    call = idempotency.Call(
+        owner.id,
+        idempotency_key,
+        "upload-checkpoint",
+        _upload_content(model_id, dataset_ids, digest),
+    )
+    earlier = idempotency.recall(session, call)
+    return None if earlier is None else session.get_one(Checkpoint, earlier)
+
+
+def _upload_content(model_id: str, dataset_ids: Sequence[str], digest: str) -> list[Any]:
+    return [model_id, sorted(dataset_ids), digest]
 
 
 def record_verified(session: Session, lease: jobs.Lease, problem: dict[str, Any] | None) -> None:
@@ -155,24 +214,35 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
         model = models.owned(session, owner, checkpoint.model_id)
     except NotFound as error:
         raise NotFound.of("checkpoint", checkpoint_id) from error
+    if refusal := objection(session, checkpoint):
+        raise refusal
+    _set_head(session, model, checkpoint, owner.id)
+    return model
+
+
+def objection(session: Session, checkpoint: Checkpoint) -> Conflict | None:
+    """Why the checkpoint cannot become its model's head now; what lasts before what passes."""
     if checkpoint.state != CheckpointState.READY:
-        raise Conflict(f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state)
-    if session.scalar(
-        select(Job.id).where(
-            Job.model_id == model.id,
-            Job.state.in_(jobs.LIVE_STATES),
-            Job.kind.in_(TRAINING_KINDS),
+        return Conflict(
+            f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state
         )
-    ):
-        raise Conflict(f"A job of model {model.id} is running; promote when it has ended.")
     if back := lineage.owed(session, checkpoint):
-        raise Conflict(
+        return Conflict(
             f"Checkpoint {checkpoint.id} still holds data that was forgotten on request: "
             f"{', '.join(back)}.",
             dataset_ids=back,
         )
-    _set_head(session, model, checkpoint, owner.id)
-    return model
+    if session.scalar(
+        select(Job.id).where(
+            Job.model_id == checkpoint.model_id,
+            Job.state.in_(jobs.LIVE_STATES),
+            Job.kind.in_(TRAINING_KINDS),
+        )
+    ):
+        return Conflict(
+            f"A job of model {checkpoint.model_id} is running; promote when it has ended."
+        )
+    return None
 
 
 def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str) -> None:
@@ -212,10 +282,16 @@ def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str
 
 
 def _add(
-    session: Session, model_id: str, weights: StoredWeights, state: CheckpointState, **values: Any
+    session: Session,
+    model_id: str,
+    weights: StoredWeights,
+    state: CheckpointState,
+    *,
+    checkpoint_id: str | None = None,
+    **values: Any,
 ) -> Checkpoint:
     checkpoint = Checkpoint(
-        id=new_id(Prefix.CHECKPOINT),
+        id=checkpoint_id or new_id(Prefix.CHECKPOINT),
         model_id=model_id,
         state=state,
         **asdict(weights),

@@ -114,11 +114,14 @@ def create(
         NotInTrainingData, AlreadyForgotten: the head does not hold one of the data sets.
     """
     comparison_id = new_id(Prefix.COMPARISON)
-    if idempotency_key is not None:
-        content = [model_id, sorted(dataset_ids), plan.model_dump(mode="json")]
-        earlier = idempotency.remember(session, owner, idempotency_key, content, comparison_id)
-        if earlier is not None:
-            return session.get_one(Comparison, earlier)
+    call = idempotency.Call(
+        owner.id,
+        idempotency_key,
+        "create-comparison",
+        [model_id, sorted(dataset_ids), plan.model_dump(mode="json")],
+    )
+    if earlier := idempotency.remember(session, call, comparison_id):
+        return session.get_one(Comparison, earlier)
     model = models.owned(session, owner, model_id)
     settings = _settings(EncoderSpec.model_validate(model.encoder), plan)
     models.check_distinct(dataset_ids)

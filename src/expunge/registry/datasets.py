@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.formats.shards import SampleRecord
-from expunge.registry import jobs, log, orphans, visibility, waiting
+from expunge.registry import idempotency, jobs, log, orphans, visibility, waiting
 from expunge.registry.errors import Conflict, NotFound, NotSealed
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import DatasetState
@@ -31,15 +31,22 @@ class StoredShard:
     object_key: str
 
 
-def create(session: Session, owner: Party, name: str) -> Dataset:
-    """Open a new data set.
+def create(
+    session: Session, owner: Party, name: str, *, idempotency_key: str | None = None
+) -> Dataset:
+    """Open a new data set; with the key and name of an earlier call, that call's one.
 
     Raises:
+        IdempotencyConflict: the key was used with other content.
         Conflict: the owner has one of that name.
     """
+    dataset_id = new_id(Prefix.DATASET)
+    call = idempotency.Call(owner.id, idempotency_key, "create-dataset", [name])
+    if earlier := idempotency.remember(session, call, dataset_id):
+        return session.get_one(Dataset, earlier)
     if session.scalar(select(Dataset.id).where(Dataset.owner_id == owner.id, Dataset.name == name)):
         raise Conflict(f"You have a data set named {name!r} already.")
-    dataset = Dataset(id=new_id(Prefix.DATASET), owner_id=owner.id, name=name)
+    dataset = Dataset(id=dataset_id, owner_id=owner.id, name=name)
     session.add(dataset)
     session.flush()
     log.append(session, owner.id, dataset.id, "created")

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, jobs, log, waiting
+from expunge.registry import datasets, idempotency, jobs, log, waiting
 from expunge.registry.errors import AlreadyForgotten, Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import JobState, RequestState
@@ -32,19 +32,30 @@ def create(
     *,
     policy: Policy,
     control_dataset_id: str | None,
+    idempotency_key: str | None = None,
 ) -> Model:
-    """Add a model without weights.
+    """Add a model without weights; with the key and content of an earlier call, that call's one.
 
     Raises:
+        IdempotencyConflict: the key was used with other content.
         Conflict: the owner has one of that name.
         NotFound, NotSealed: the control data set cannot be used.
     """
+    model_id = new_id(Prefix.MODEL)
+    call = idempotency.Call(
+        owner.id,
+        idempotency_key,
+        "create-model",
+        [name, encoder.model_dump(mode="json"), policy.model_dump(), control_dataset_id],
+    )
+    if earlier := idempotency.remember(session, call, model_id):
+        return session.get_one(Model, earlier)
     if session.scalar(select(Model.id).where(Model.owner_id == owner.id, Model.name == name)):
         raise Conflict(f"You have a model named {name!r} already.")
     if control_dataset_id is not None:
         datasets.usable(session, owner, [control_dataset_id])
     model = Model(
-        id=new_id(Prefix.MODEL),
+        id=model_id,
         owner_id=owner.id,
         name=name,
         encoder=encoder.model_dump(mode="json"),
@@ -118,14 +129,25 @@ def start_pretraining(
     params: PretrainParams,
     *,
     seed: int,
+    idempotency_key: str | None = None,
 ) -> Job:
     """Queue training of fresh weights on the union of data sets; what `params` leave unset is the framework's default.
 
+    With the key and content of an earlier call, the answer is that call's job.
+
     Raises:
+        IdempotencyConflict: the key was used with other content.
         NotFound, NotSealed: a data set cannot be used.
         Invalid: the list is empty or has doubles, or holds the model's control images.
         AlreadyForgotten: an owner asked this model to forget one of them.
     """
+    job_id = new_id(Prefix.JOB)
+    given = params.model_dump(mode="json", exclude_unset=True)
+    call = idempotency.Call(
+        owner.id, idempotency_key, "pretrain", [model_id, sorted(dataset_ids), given, seed]
+    )
+    if earlier := idempotency.remember(session, call, job_id):
+        return session.get_one(Job, earlier)
     model = owned(session, owner, model_id)
     check_training_data(session, owner, model, dataset_ids)
     return waiting.enqueue(
@@ -133,12 +155,13 @@ def start_pretraining(
         JobKind.PRETRAIN,
         actor=owner.id,
         owner_id=owner.id,
+        job_id=job_id,
         model_id=model.id,
         params={
             "dataset_ids": list(dataset_ids),
             "params": pretrain_params(
                 EncoderSpec.model_validate(model.encoder).framework,
-                params.model_dump(exclude_unset=True),
+                given,
             ).model_dump(mode="json"),
             "seed": seed,
         },

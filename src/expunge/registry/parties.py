@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from expunge.registry import log
+from expunge.registry import idempotency, log
 from expunge.registry.errors import Conflict, NotFound, Unauthenticated
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.tables import ApiKey, Party, Role
@@ -19,21 +19,28 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A new key with its secret, which cannot be had again."""
+    """A key with its secret, which is there this once: not when the same call is made again."""
 
     key: ApiKey
-    secret: str
+    secret: str | None
 
 
-def create_party(session: Session, name: str, role: Role, *, actor: str) -> Party:
-    """Add a party.
+def create_party(
+    session: Session, name: str, role: Role, *, actor: str, idempotency_key: str | None = None
+) -> Party:
+    """Add a party; with the key and content of an earlier call, that call's one.
 
     Raises:
+        IdempotencyConflict: the key was used with other content.
         Conflict: the name is taken.
     """
+    party_id = new_id(Prefix.PARTY)
+    call = idempotency.Call(actor, idempotency_key, "create-party", [name, role])
+    if earlier := idempotency.remember(session, call, party_id):
+        return session.get_one(Party, earlier)
     if session.scalar(select(Party.id).where(Party.name == name)):
         raise Conflict(f"A party named {name!r} exists already.")
-    party = Party(id=new_id(Prefix.PARTY), name=name, role=role)
+    party = Party(id=party_id, name=name, role=role)
     session.add(party)
     session.flush()
     log.append(session, actor, party.id, "created", role=role)
@@ -41,13 +48,23 @@ def create_party(session: Session, name: str, role: Role, *, actor: str) -> Part
 
 
 def issue_key(
-    session: Session, party_id: str, *, expires_in_days: int | None, actor: str
+    session: Session,
+    party_id: str,
+    *,
+    expires_in_days: int | None,
+    actor: str,
+    idempotency_key: str | None = None,
 ) -> IssuedKey:
-    """Give a party a new key.
+    """Give a party a new key; with the Idempotency-Key of an earlier call, that call's key, without its secret.
 
     Raises:
+        IdempotencyConflict: the Idempotency-Key was used with other content.
         NotFound: no such party.
     """
+    key_id = new_id(Prefix.KEY)
+    call = idempotency.Call(actor, idempotency_key, "issue-key", [party_id, expires_in_days])
+    if earlier := idempotency.remember(session, call, key_id):
+        return IssuedKey(session.get_one(ApiKey, earlier), None)
     if session.get(Party, party_id) is None:
         raise NotFound.of("party", party_id)
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -55,7 +72,7 @@ def issue_key(
         datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
     )
     key = ApiKey(
-        id=new_id(Prefix.KEY),
+        id=key_id,
         party_id=party_id,
         secret_sha256=_sha256(secret),
         expires_at=expires_at,

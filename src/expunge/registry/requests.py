@@ -59,11 +59,11 @@ def create(
         Conflict: see each; nothing is changed.
     """
     request_id = new_id(Prefix.REQUEST)
-    if idempotency_key is not None:
-        content = [model_id, sorted(dataset_ids), method, params]
-        earlier = idempotency.remember(session, owner, idempotency_key, content, request_id)
-        if earlier is not None:
-            return session.get_one(Request, earlier)
+    call = idempotency.Call(
+        owner.id, idempotency_key, "create-request", [model_id, sorted(dataset_ids), method, params]
+    )
+    if earlier := idempotency.remember(session, call, request_id):
+        return session.get_one(Request, earlier)
     models.check_distinct(dataset_ids)
     own = _own_datasets(session, owner, dataset_ids)
     datasets.require_sealed(own)

@@ -44,12 +44,13 @@ def enqueue(
     actor: str,
     owner_id: str,
     params: dict[str, Any],
+    job_id: str | None = None,
     delay_seconds: float = 0,
     **references: Any,
 ) -> Job:
     """Add a queued job of this owner; its wake-up leaves when the transaction commits, never before."""
     job = Job(
-        id=new_id(Prefix.JOB),
+        id=job_id or new_id(Prefix.JOB),
         kind=kind,
         state=JobState.QUEUED,
         owner_id=owner_id,
