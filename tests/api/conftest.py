@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from expunge.api.app import create_app
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
-from expunge.registry import comparisons, datasets, jobs, models, parties
+from expunge.registry import checkpoints, comparisons, datasets, jobs, parties, waiting
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore, open_store, put_bytes
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Comparison, Job, Party, Request, Role
+from expunge.registry.tables import Comparison, JobKind, Party, Request, Role
 from expunge.registry.transitions import move
 from expunge.worker.context import Context
 from expunge.worker.running import Runner
@@ -79,19 +79,14 @@ def url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def worker(settings: Settings, engine: Engine) -> Iterator[Runner]:
-    """The worker's own runner, given every due job as it appears (what Celery's messages do elsewhere)."""
+    """The worker's own runner, which looks for work all the time (Celery's messages tell it to elsewhere)."""
     context = Context(settings, sessions(engine), open_store(settings))
-    runner = Runner(context)
+    runner = Runner(context, list(JobKind))
     over = threading.Event()
 
     def work() -> None:
         while not over.wait(0.03):
-            with context.sessions() as session:
-                due = session.scalars(
-                    select(Job.id).where(Job.state == "queued").order_by(Job.due_at)
-                ).all()
-            for job_id in due:
-                runner.run(job_id)
+            runner.work_off()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -274,11 +269,11 @@ class Past:
         assert answer.status_code == 201, answer.text
         return dataset_id
 
-    def weights(self) -> models.StoredWeights:
+    def weights(self) -> checkpoints.StoredWeights:
         """An object that stands for a checkpoint's file."""
         key = put_bytes(self.store, f"weights {next(_numbers)}".encode(), self.folder)
         digest = f"sha256:{key.rpartition('/')[2]}"
-        return models.StoredWeights(digest, key, 10, digest, key)
+        return checkpoints.StoredWeights(digest, key, 10, digest, key)
 
     def trained(self, model_owner: User, model_id: str, dataset_ids: list[str]) -> str:
         """A head for the model, trained on the data sets; returns its id."""
@@ -286,12 +281,12 @@ class Past:
         assert answer.status_code == 202, answer.text
         lease = self.claimed(answer.json()["id"])
         with self.sessions.begin() as session:
-            row = models.record_pretrained(session, lease, self.weights(), {"seconds": 1.5})
+            row = checkpoints.record_pretrained(session, lease, self.weights(), {"seconds": 1.5})
             return row.id
 
     def claimed(self, job_id: str) -> jobs.Lease:
         """The lease of a worker that begins with the job."""
-        lease = jobs.claim(self.sessions, job_id, lease_seconds=60)
+        lease = waiting.claim(self.sessions, job_id, worker="tester", lease_seconds=60)
         assert lease is not None
         return lease
 
@@ -304,7 +299,7 @@ class Past:
         """Complete the request's job."""
         lease = self.claimed(self.job_of(request_id))
         with self.sessions.begin() as session:
-            models.record_unlearned(session, lease, self.weights(), {"seconds": 2.5})
+            checkpoints.record_unlearned(session, lease, self.weights(), {"seconds": 2.5})
 
     def compared(self, comparison_id: str, **result: Any) -> None:
         """Complete the comparison with this result and a file of each name."""

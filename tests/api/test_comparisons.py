@@ -377,7 +377,7 @@ def test_a_running_comparison_tells_how_far_it_is(
     found = model_owner.get(f"/comparisons/{made['id']}").json()
     assert (found["state"], found["progress"]) == ("running", progress)
     with scene.sessions.begin() as session:
-        jobs.fail(session, lease, "it broke", detail="in the middle")
+        jobs.fail(session, lease, jobs.Failure("exception", "it broke", "in the middle"))
     found = model_owner.get(f"/comparisons/{made['id']}").json()
     assert (found["state"], found["progress"]) == ("failed", None)
     assert found["reason"] == "it broke: in the middle", "the model's owner is told everything"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tests.api.conftest import Past, User
 
-from expunge.registry import jobs, models
+from expunge.registry import checkpoints, jobs
 
 WATCHERS = 60
 """More than the api has database connections and handler threads."""
@@ -89,7 +89,7 @@ class Scene:
 
     def finish(self, lease: jobs.Lease) -> None:
         with self.past.sessions.begin() as session:
-            models.record_unlearned(session, lease, self.past.weights(), {"seconds": 1.0})
+            checkpoints.record_unlearned(session, lease, self.past.weights(), {"seconds": 1.0})
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_job_is_watched_by_its_models_owner(model_owner: User, scene: Scene) -
 def test_a_failure_says_why(model_owner: User, data_owner: User, scene: Scene) -> None:
     lease = scene.past.claimed(scene.job)
     with scene.past.sessions.begin() as session:
-        jobs.fail(session, lease, "the loss is not finite")
+        jobs.fail(session, lease, jobs.Failure("exception", "the loss is not finite"))
     for user, path in (
         (model_owner, f"/jobs/{scene.job}/events"),
         (data_owner, f"/requests/{scene.request}/events"),
