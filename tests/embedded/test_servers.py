@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import create_engine, text
@@ -32,6 +33,17 @@ def redis_reply(url: str, command: bytes) -> bytes:
         connection.connect(url.removeprefix("redis+socket://"))
         connection.sendall(command + b"\r\n")
         return connection.recv(256)
+
+
+def answers(url: str) -> bool:
+    try:
+        return redis_reply(url, b"PING") == b"+PONG\r\n"
+    except OSError:
+        return False
+
+
+def runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_what_was_written_is_there_after_a_restart(folder: Path) -> None:
@@ -98,6 +110,52 @@ def test_servers_left_over_from_a_killed_starter_are_taken_over(folder: Path) ->
     with start_postgres(folder / "pg") as url, start_redis(folder / "redis") as queue:
         assert url.startswith("postgresql+psycopg://")
         assert redis_reply(queue, b"PING") == b"+PONG\r\n"
+
+
+def test_a_killed_postgres_starts_again_although_a_query_of_it_still_runs(folder: Path) -> None:
+    server = Postgres(folder, durable=False)
+    with server.running() as (url, child):
+        sockets = str(make_url(url).query["host"])
+        # A loop that never looks whether its server still lives.
+        endless = "SELECT count(*) FROM (SELECT generate_series(1, 1e12::bigint)) AS numbers"
+        query = (
+            f"import psycopg; c = psycopg.connect('host={sockets} user=expunge dbname=expunge');"
+        )
+        client = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"{query} print(c.info.backend_pid, flush=True); c.execute({endless!r})",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert client.stdout is not None
+        backend = int(client.stdout.readline())
+        time.sleep(0.2)
+        os.kill(child.pid, signal.SIGKILL)
+        child.process.wait(10)
+        assert runs(backend)
+        again = server.restart()
+        assert not runs(backend)
+        client.communicate(timeout=10)
+        server._wait_ready(again, Path(sockets))
+        again.check()
+
+
+def test_a_killed_redis_starts_again_with_its_data_at_the_same_place(folder: Path) -> None:
+    server = Redis(folder)
+    with server.running() as (url, child):
+        assert redis_reply(url, b"SET kept 7") == b"+OK\r\n"
+        os.kill(child.pid, signal.SIGKILL)
+        child.process.wait(10)
+        again = server.restart()
+        deadline = time.monotonic() + 10
+        while not answers(url):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert redis_reply(url, b"GET kept") == b"$1\r\n7\r\n"
+    assert again.how_it_ended() is not None
 
 
 def test_a_server_that_cannot_start_says_why(folder: Path) -> None:

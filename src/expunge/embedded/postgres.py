@@ -10,7 +10,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -28,6 +28,8 @@ INITDB_TIMEOUT_SECONDS = 60.0
 # Covers crash recovery after a power cut; an ordinary start takes well under a second.
 READY_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 60.0
+# Backends of a killed postmaster notice within milliseconds, unless a query keeps them busy.
+BACKENDS_GRACE_SECONDS = 1.0
 # PostgreSQL refuses to run as root; this account exists everywhere and owns nothing else here.
 ACCOUNT_WHEN_ROOT = "nobody"
 
@@ -42,6 +44,8 @@ class Postgres:
         self.log = log or self.directory / "postgres.log"
         self.durable = durable
         self.user = pwd.getpwnam(ACCOUNT_WHEN_ROOT).pw_uid if os.geteuid() == 0 else None
+        self._sockets = self.directory / "socket"
+        self._server: Child | None = None
 
     @contextmanager
     def running(self) -> Iterator[tuple[str, Child]]:
@@ -60,19 +64,33 @@ class Postgres:
         self._stop_leftover()
         if not (self.data / "PG_VERSION").exists():
             self._create(binaries)
-        sockets = self.directory / "socket"
-        with socket_folder(sockets, SOCKET_NAME, owner=self.user) as folder:
-            server = self._start_server(binaries, folder)
+        preferred = self.directory / "socket"
+        with socket_folder(preferred, SOCKET_NAME, owner=self.user) as self._sockets:
+            self._server = server = self._start_server(binaries)
             try:
-                self._wait_ready(server, folder)
-                yield f"postgresql+psycopg://{ROLE}@/{DATABASE}?host={quote(str(folder))}", server
+                self._wait_ready(server, self._sockets)
+                address = f"host={quote(str(self._sockets))}"
+                yield f"postgresql+psycopg://{ROLE}@/{DATABASE}?{address}", server
             finally:
-                server.stop()
+                self._server.stop()
+                self._server = None
 
-    def _start_server(self, binaries: Path, folder: Path) -> Child:
+    def restart(self) -> Child:
+        """Start the server, which has ended inside `running`, again at the same URL.
+
+        Does not wait until it is ready, but until nothing of the earlier one is left.
+
+        Raises:
+            ProcessFailedError: something left of the earlier server does not end.
+        """
+        self._stop_leftover()
+        self._server = self._start_server(_binaries())
+        return self._server
+
+    def _start_server(self, binaries: Path) -> Child:
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": str(folder),
+            "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
         }
         if not self.durable:
@@ -118,18 +136,35 @@ class Postgres:
             time.sleep(0.02)
 
     def _stop_leftover(self) -> None:
-        """End a server that still runs on this data because its starter was killed."""
+        """End what still runs on this data because it or its starter was killed."""
         try:
             pid = int((self.data / "postmaster.pid").read_text().split()[0])
         except (FileNotFoundError, IndexError, ValueError):
             return
-        if not _is_server_of(pid, self.data):
-            return
-        os.kill(pid, signal.SIGINT)
-        if not wait_until_gone(pid, STOP_TIMEOUT_SECONDS):
-            raise ProcessFailedError(
-                f"an earlier PostgreSQL (process {pid}) still runs on {self.data} and does not stop"
-            )
+        if _is_server_of(pid, self.data):
+            os.kill(pid, signal.SIGINT)
+            if not wait_until_gone(pid, STOP_TIMEOUT_SECONDS):
+                raise ProcessFailedError(
+                    f"an earlier PostgreSQL (process {pid}) still runs on {self.data} and does not "
+                    "stop"
+                )
+        self._end_backends()
+
+    def _end_backends(self) -> None:
+        """Wait for processes whose postmaster is dead: a new one refuses to share their memory."""
+        started = time.monotonic()
+        while backends := _backends_of(self.data):
+            waited = time.monotonic() - started
+            if waited > STOP_TIMEOUT_SECONDS:
+                raise ProcessFailedError(
+                    f"processes {backends} of an earlier PostgreSQL on {self.data} do not end"
+                )
+            if waited > BACKENDS_GRACE_SECONDS:
+                # Safe without a postmaster: the next one recovers from the write-ahead log.
+                for pid in backends:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
 
 @contextmanager
@@ -168,3 +203,13 @@ def _is_server_of(pid: int, data: Path) -> bool:
     except psutil.Error:
         return False
     return bool(command) and "postgres" in command[0] and str(data) in command
+
+
+def _backends_of(data: Path) -> list[int]:
+    """Ids of PostgreSQL's processes that work in `data`, as far as this account may look."""
+    found = psutil.process_iter(["name", "cwd"])
+    return [
+        process.pid
+        for process in found
+        if process.info["name"] == "postgres" and process.info["cwd"] == str(data)
+    ]

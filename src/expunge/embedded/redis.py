@@ -23,6 +23,7 @@ class Redis:
         self.directory = directory.resolve()
         self.log = log or self.directory / "redis.log"
         self._path = self.directory / "socket" / SOCKET_NAME
+        self._server: Child | None = None
 
     @contextmanager
     def running(self) -> Iterator[tuple[str, Child]]:
@@ -31,26 +32,33 @@ class Redis:
         Raises:
             ProcessFailedError: the server does not get ready.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        data = self.directory / "data"
-        data.mkdir(exist_ok=True)
+        (self.directory / "data").mkdir(parents=True, exist_ok=True)
         with socket_folder(self.directory / "socket", SOCKET_NAME) as folder:
-            self._path = path = folder / SOCKET_NAME
-            _stop_leftover(path)
-            server = self._start_server(data, path)
+            self._path = folder / SOCKET_NAME
+            _stop_leftover(self._path)
+            self._server = server = self._start_server()
             try:
-                _wait_ready(server, path)
-                yield f"redis+socket://{quote(str(path))}", server
+                _wait_ready(server, self._path)
+                yield f"redis+socket://{quote(str(self._path))}", server
             finally:
-                server.stop()
+                self._server.stop()
+                self._server = None
+
+    def restart(self) -> Child:
+        """Start the server, which has ended inside `running`, again at the same URL.
+
+        Does not wait until it is ready.
+        """
+        self._server = self._start_server()
+        return self._server
 
     def waiting_clients(self) -> int:
         """How many clients wait for a message on a list: Celery workers that are ready to work."""
         return _command(self._path, b"CLIENT LIST").count(b" cmd=brpop ")
 
-    def _start_server(self, data: Path, path: Path) -> Child:
-        command = [str(_binary()), "--port", "0", "--unixsocket", str(path)]
-        command += ["--unixsocketperm", "700", "--dir", str(data)]
+    def _start_server(self) -> Child:
+        command = [str(_binary()), "--port", "0", "--unixsocket", str(self._path)]
+        command += ["--unixsocketperm", "700", "--dir", str(self.directory / "data")]
         command += ["--appendonly", "yes", "--save", "", "--daemonize", "no"]
         return start_child("Redis", command, self.log)
 
