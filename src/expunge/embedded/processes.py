@@ -1,6 +1,6 @@
 """Child processes of the embedded stack: started with a log file, watched, stopped in order.
 
-Never restarts anything: a child that dies is reported with the last lines of its log.
+Never restarts anything by itself: a child that dies is reported with the last lines of its log.
 """
 
 import os
@@ -38,13 +38,23 @@ class Child:
         """The process id."""
         return self.process.pid
 
-    def check(self) -> None:
-        """Raise ProcessFailedError if the process has ended."""
+    def how_it_ended(self) -> str | None:
+        """`signal SIGKILL`, `exit status 1` or the like; None while the process runs."""
         code = self.process.poll()
         if code is None:
-            return
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        raise ProcessFailedError(f"{self.name} ended ({how}).\n{self.last_words()}")
+            return None
+        if code >= 0:
+            return f"exit status {code}"
+        try:
+            return f"signal {signal.Signals(-code).name}"
+        except ValueError:  # most of the real-time signals have no name
+            return f"signal {-code}"
+
+    def check(self) -> None:
+        """Raise ProcessFailedError if the process has ended."""
+        how = self.how_it_ended()
+        if how is not None:
+            raise ProcessFailedError(f"{self.name} ended ({how}).\n{self.last_words()}")
 
     def wait(self, timeout: float) -> None:
         """Wait until the process has ended with status 0.
