@@ -58,17 +58,15 @@ def start(state: Path, output: Path) -> Up:
 
 @dataclass
 class Facts:
-    """What happened to one state folder over three lives."""
+    """What happened to one state folder over two lives."""
 
     first: str = ""
     refused: str = ""
     orphans: int = 0
     second: str = ""
     parties: tuple[str, ...] = ()
-    ended: int | None = None
-    mourned: str = ""
+    restarted: bool = False
     stopped: int | None = None
-    third: str = ""
     left: int = -1
     folder: Path = Path()
 
@@ -90,20 +88,24 @@ def facts() -> Iterator[Facts]:
         found.orphans = len(processes_of(state))
 
         second = start(state, folder / "second.txt")
-        found.second = second.text
         with Client(second.url, secret) as operator:
             found.parties = tuple(party.name for party in operator.parties())
-        worker = next(p for p in processes_of(state) if "interactive" in p.cmdline())
-        worker.kill()
-        found.ended = second.process.wait(60)
-        found.mourned = second.text
-
-        third = start(state, folder / "third.txt")
-        third.process.send_signal(signal.SIGTERM)
-        found.stopped = third.process.wait(60)
-        found.third = third.text
+        killed = dispatcher_of(state)
+        assert killed is not None
+        killed.kill()
+        deadline = time.monotonic() + 30
+        while not found.restarted and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found.restarted = dispatcher_of(state) not in (None, killed)
+        second.process.send_signal(signal.SIGTERM)
+        found.stopped = second.process.wait(60)
+        found.second = second.text
         found.left = len(processes_of(state))
         yield found
+
+
+def dispatcher_of(state: Path) -> psutil.Process | None:
+    return next((p for p in processes_of(state) if "dispatch" in p.info["cmdline"]), None)
 
 
 def second_up(state: Path) -> str:
@@ -141,15 +143,16 @@ def test_nothing_is_lost_when_the_stack_is_killed(facts: Facts) -> None:
     assert set(facts.parties) == {"operator", "Ada"}
 
 
-def test_a_dead_worker_ends_the_stack_with_its_last_words(facts: Facts) -> None:
-    assert facts.ended == 1
-    assert "The interactive worker ended (signal SIGKILL)" in facts.mourned
-    assert "interactive-worker.log" in facts.mourned
+def test_a_dead_process_is_started_again_and_costs_one_line(facts: Facts) -> None:
+    assert facts.restarted
+    line = "The dispatcher ended (signal SIGKILL); starting it again."
+    assert facts.second.splitlines().count(line) == 1
+    assert line in (facts.folder / "logs" / "restarts.log").read_text()
 
 
 def test_a_stop_leaves_nothing_running(facts: Facts) -> None:
     assert facts.stopped == 0
-    assert "Stopped; everything is kept" in facts.third
+    assert "Stopped; everything is kept" in facts.second
     assert facts.left == 0
 
 

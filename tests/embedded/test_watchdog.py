@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.embedded.processes import ProcessFailedError, start_child
+from expunge.embedded.processes import Child, ProcessFailedError, start_child
 from expunge.embedded.stack import Stack
 from expunge.embedded.watchdog import watched
 
@@ -25,9 +25,12 @@ def interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_dead_process_ends_a_long_wait_with_its_last_words(tmp_path: Path) -> None:
     stack = Stack(tmp_path, port=0)
     script = "import sys; sys.exit('the disk is full')"
-    stack._services.append(
-        start_child("The train worker", [sys.executable, "-c", script], tmp_path / "train.log")
-    )
+
+    def start() -> Child:
+        command = [sys.executable, "-c", script]
+        return start_child("The train worker", command, tmp_path / "train.log")
+
+    stack._keep("train-0", start(), start)
     started = time.monotonic()
     with (
         pytest.raises(ProcessFailedError, match=r"(?s)train worker ended.*the disk is full"),

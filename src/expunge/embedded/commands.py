@@ -29,18 +29,25 @@ def up(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = (
         DEFAULT_PORT
     ),
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A worker that trains, on auto, cpu, cuda or e.g. cuda:1; repeat it for more "
+            "workers. One worker on EXPUNGE_DEVICE if missing."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C.
 
-    PostgreSQL, Redis, API, dispatcher and two workers, reachable from this machine only. Started
-    again over the same folder, it goes on where it was.
+    PostgreSQL, Redis, API, dispatcher and workers, reachable from this machine only. A process
+    that dies is started again; the same folder another time goes on where it was.
     """
     console = Console(highlight=False)
     with stopped_by_signals():
         try:
             console.print(f"Starting over {state.resolve()} …")
             started = time.monotonic()
-            with Stack(state, port) as stack:
+            with Stack(state, port, devices=device or ()) as stack:
                 _greet(console, stack, time.monotonic() - started)
                 _watch(console, stack)
         except (ProcessFailedError, StackError) as error:
@@ -70,7 +77,8 @@ def _greet(console: Console, stack: Stack, seconds: float) -> None:
 def _watch(console: Console, stack: Stack) -> None:
     try:
         while True:
-            stack.check()
+            for ending in stack.revive():
+                console.print(str(ending), markup=False, soft_wrap=True)
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         console.print("Stopping …")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # no stubs among our dependencies
@@ -12,13 +13,19 @@ END_TIMEOUT_SECONDS = 30.0
 
 
 def remember(path: Path, children: Iterable[Child]) -> None:
-    """Write the running children down: ids are reused, so the start time goes with them."""
-    recorded = [
-        {"name": child.name, "pid": child.pid, "started": psutil.Process(child.pid).create_time()}
-        for child in children
-        if child.process.poll() is None
-    ]
-    path.write_text(json.dumps(recorded))
+    """Write the running children down: ids are reused, so the start time goes with them.
+
+    Raises:
+        OSError: the file cannot be written; what it said before still stands there.
+    """
+    recorded = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(child.pid).create_time()
+            recorded.append({"name": child.name, "pid": child.pid, "started": started})
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(recorded))
+    part.replace(path)
 
 
 def end_remembered(path: Path) -> None:

@@ -1,19 +1,22 @@
-"""The whole service on one machine: PostgreSQL, Redis, API, dispatcher and two workers as processes.
+"""The whole service on one machine: PostgreSQL, Redis, API, dispatcher and workers as processes.
 
-Binds to the loopback address only, keeps everything in one folder, restarts nothing.
+Binds to the loopback address only, keeps everything in one folder, restarts only in `revive`.
 """
 
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,17 +27,18 @@ from expunge.embedded.leftovers import end_remembered, remember
 from expunge.embedded.postgres import Postgres
 from expunge.embedded.processes import Child, ProcessFailedError, start_child
 from expunge.embedded.redis import Redis
+from expunge.embedded.restarts import DEFAULT_POLICY, Ending, Kept, RestartPolicy
+from expunge.embedded.services import HOST, Service, services
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 OPERATOR_NAME = "operator"
 PROCESSES = "processes.json"
-WORKERS = ("train", "interactive")
+SERVERS = ("postgres", "redis")
+# As Settings.device of the services.
+DEVICE_NAME = "EXPUNGE_DEVICE"
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.05
-API_GRACE_SECONDS = 5.0
-# A worker that trains ends its training process first and gives the job back.
-WORKER_GRACE_SECONDS = 20.0
 
 
 class StackError(RuntimeError):
@@ -53,13 +57,37 @@ class OperatorKey:
 class Stack:
     """The running service over one state folder; use as a context manager."""
 
-    def __init__(self, state: Path, port: int = DEFAULT_PORT) -> None:
-        """`port` 0 takes a free one."""
+    def __init__(
+        self,
+        state: Path,
+        port: int = DEFAULT_PORT,
+        *,
+        devices: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+        restarts: RestartPolicy = DEFAULT_POLICY,
+    ) -> None:
+        """Nothing is started or written yet.
+
+        Args:
+            port: of the api; 0 takes a free one.
+            devices: a train worker for each: `auto`, `cpu`, `cuda` or `cuda:1`; without any, one
+                on the device that EXPUNGE_DEVICE names.
+            extra: further EXPUNGE_* variables of the services; they win over the stack's own.
+            restarts: how patient `revive` is.
+
+        Raises:
+            StackError: a device is none of these.
+        """
         self.state = state.resolve()
         self.logs = self.state / "logs"
         self._port = port
-        self._servers: list[Child] = []
-        self._services: list[Child] = []
+        self._extra = dict(extra or {})
+        self._devices = _checked(devices or [(os.environ | self._extra).get(DEVICE_NAME, "auto")])
+        self._policy = restarts
+        self._redis = Redis(self.state / "redis", log=self.logs / "redis.log")
+        self._kept: dict[str, Kept] = {}
+        self._remembered: list[int] = []
+        self._environment: dict[str, str] = {}
         self._exit = ExitStack()
         self.url = ""
         self.is_new = False
@@ -90,10 +118,49 @@ class Stack:
     def _operator_file(self) -> Path:
         return self.state / "operator.json"
 
+    @property
+    def processes(self) -> dict[str, Child]:
+        """The newest process of each name, running or not.
+
+        The names: postgres, redis, api, dispatch, train-0, train-1 and so on, interactive.
+        """
+        return {name: kept.child for name, kept in self._kept.items()}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the services run with, apart from the device; empty before the start."""
+        return dict(self._environment)
+
     def check(self) -> None:
         """Raise ProcessFailedError if a process of the stack has ended."""
-        for child in [*self._servers, *self._services]:
+        for child in self.processes.values():
             child.check()
+
+    def revive(self) -> list[Ending]:
+        """Start what has ended again, over the same data and at the same addresses.
+
+        To be called often and by one thread only: it waits neither for the pause between two
+        restarts of a process nor until a process is ready. What it returns is in restarts.log too.
+
+        Raises:
+            ProcessFailedError: a process keeps ending right after its start.
+        """
+        try:
+            endings = [ending for kept in self._kept.values() for ending in kept.revive()]
+        except ProcessFailedError as failure:
+            self._log([str(failure).partition("\n")[0]])
+            raise
+        # On a full disk the processes matter more than the notes about them; this note is tried
+        # again by the next call.
+        with suppress(OSError):
+            self._remember()
+        self._log([str(ending) for ending in endings])
+        return endings
+
+    def is_ready(self) -> bool:
+        """Whether all processes run, the api can work, and all workers wait for wake-ups."""
+        running = all(child.how_it_ended() is None for child in self.processes.values())
+        return running and self._api_is_ready() and self._workers_listen()
 
     def _start(self) -> None:
         for folder in (self.state, self.logs, self.state / "objects", self.state / "work"):
@@ -103,31 +170,47 @@ class Stack:
         port = _free_port(self._port)
         self.url = f"http://{HOST}:{port}"
         postgres = Postgres(self.state / "postgres", log=self.logs / "postgres.log")
-        redis = Redis(self.state / "redis", log=self.logs / "redis.log")
         database_url, database = self._exit.enter_context(postgres.running())
-        queue_url, queue = self._exit.enter_context(redis.running())
-        self._servers = [database, queue]
-        env = self._environment(database_url, queue_url)
-        remember(self.state / PROCESSES, self._servers)
-        self._migrate(env)
-        self._exit.callback(self._stop_services)
-        self._start_services(env, port)
-        self.is_new = not self._operator_file.exists()
-        if self.is_new:
-            self._create_operator(env)
-        self._wait_until(self._api_is_ready, "The API does not get ready.")
-        self._wait_until(
-            lambda: redis.waiting_clients() >= len(WORKERS), "The workers do not get ready."
-        )
-
-    def _environment(self, database_url: str, queue_url: str) -> dict[str, str]:
-        return {
+        self._keep("postgres", database, postgres.restart)
+        queue_url, queue = self._exit.enter_context(self._redis.running())
+        self._keep("redis", queue, self._redis.restart)
+        self._environment = {
             **os.environ,
             "EXPUNGE_DATABASE_URL": database_url,
             "EXPUNGE_REDIS_URL": queue_url,
             "EXPUNGE_OBJECT_STORE": (self.state / "objects").as_uri(),
             "EXPUNGE_WORK_DIR": str(self.state / "work"),
+            **self._extra,
         }
+        self._migrate(self._environment)
+        self._exit.callback(self._stop_services)
+        for service in services(port, self._devices):
+            start = partial(self._start_service, service)
+            self._keep(service.name, start(), start)
+        self.is_new = not self._operator_file.exists()
+        if self.is_new:
+            self._create_operator(self._environment)
+        self._wait_until(self._api_is_ready, "The API does not get ready.")
+        self._wait_until(self._workers_listen, "The workers do not get ready.")
+
+    def _keep(self, name: str, child: Child, restart: Callable[[], Child]) -> None:
+        self._kept[name] = Kept(name, child, restart, self._policy)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Note which processes the next stack has to end if this one cannot."""
+        running = [child for child in self.processes.values() if child.how_it_ended() is None]
+        pids = [child.pid for child in running]
+        if pids != self._remembered:
+            remember(self.state / PROCESSES, running)
+            self._remembered = pids
+
+    def _log(self, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with suppress(OSError), (self.logs / "restarts.log").open("a") as log:
+            log.writelines(f"{now} {line}\n" for line in lines)
 
     def _migrate(self, env: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "expunge.registry", "migrate"]
@@ -152,33 +235,20 @@ class Stack:
             file.write(made.stdout)
         part.replace(self._operator_file)
 
-    def _start_services(self, env: Mapping[str, str], port: int) -> None:
-        serve = ["uvicorn", "expunge.api.app:create_app", "--factory"]
-        serve += ["--host", HOST, "--port", str(port)]
-        # Open event streams would hold up the stop; watchers resume where they were.
-        serve += ["--timeout-graceful-shutdown", "2"]
-        self._start_service("api", serve, env, API_GRACE_SECONDS)
-        for kind in ("dispatch", *WORKERS):
-            arguments = ["expunge.worker", kind]
-            self._start_service(f"{kind} worker", arguments, env, WORKER_GRACE_SECONDS)
-
-    def _start_service(
-        self, name: str, module: Sequence[str], env: Mapping[str, str], grace_seconds: float
-    ) -> None:
-        child = start_child(
-            f"The {name}",
-            [sys.executable, "-m", *module],
-            self.logs / f"{name.replace(' ', '-')}.log",
-            env=env,
-            grace_seconds=grace_seconds,
+    def _start_service(self, service: Service) -> Child:
+        return start_child(
+            service.title,
+            [sys.executable, "-m", *service.module],
+            self.logs / f"{service.name}.log",
+            env={**self._environment, **service.settings},
+            grace_seconds=service.grace_seconds,
         )
-        self._services.append(child)
-        remember(self.state / PROCESSES, [*self._servers, *self._services])
 
     def _stop_services(self) -> None:
-        for child in self._services:
+        started = [kept.child for name, kept in self._kept.items() if name not in SERVERS]
+        for child in started:
             child.ask_to_stop()
-        for child in self._services:
+        for child in started:
             child.stop()
         (self.state / PROCESSES).unlink(missing_ok=True)
 
@@ -188,6 +258,10 @@ class Stack:
         except httpx.TransportError:
             return False
         return answer.is_success
+
+    def _workers_listen(self) -> bool:
+        workers = len(self._devices) + 1  # and the interactive one
+        return self._redis.waiting_clients() >= workers
 
     def _wait_until(self, condition: Callable[[], bool], failure: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -241,3 +315,12 @@ def _free_port(port: int) -> int:
                 f"port {port} of {HOST} cannot be used ({error.strerror}); choose another port"
             ) from error
         return int(probe.getsockname()[1])
+
+
+def _checked(devices: Sequence[str]) -> tuple[str, ...]:
+    for device in devices:
+        if not DEVICE.fullmatch(device):
+            raise StackError(
+                f"{device!r} is no device: auto, cpu, cuda, or one of several such as cuda:1"
+            )
+    return tuple(devices)

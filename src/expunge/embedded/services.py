@@ -1,0 +1,60 @@
+"""The service processes of a stack: how each is called, started, configured and stopped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+HOST = "127.0.0.1"
+API_GRACE_SECONDS = 5.0
+# A worker that trains lets its training process write a snapshot and gives the job back.
+WORKER_GRACE_SECONDS = 20.0
+# Open event streams would hold up the stop; watchers resume where they were.
+API_STREAM_GRACE_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Service:
+    """One Python process of the stack."""
+
+    name: str
+    """Never changes from one start to the next; also the name of the log."""
+    title: str
+    """As messages call it."""
+    module: tuple[str, ...]
+    """What follows `python -m`."""
+    grace_seconds: float
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of this process alone."""
+
+
+def services(port: int, devices: Sequence[str]) -> list[Service]:
+    """The api at `port`, the dispatcher, a train worker per device, and the interactive worker.
+
+    The interactive worker encodes on the first of the devices.
+    """
+    serve = ["uvicorn", "expunge.api.app:create_app", "--factory", "--host", HOST]
+    serve += ["--port", str(port), "--timeout-graceful-shutdown", str(API_STREAM_GRACE_SECONDS)]
+    return [
+        Service("api", "The api", tuple(serve), API_GRACE_SECONDS),
+        Service("dispatch", "The dispatcher", _worker("dispatch"), WORKER_GRACE_SECONDS),
+        *(
+            Service(
+                f"train-{number}",
+                f"The worker train-{number}",
+                _worker("train"),
+                WORKER_GRACE_SECONDS,
+                {"EXPUNGE_DEVICE": device},
+            )
+            for number, device in enumerate(devices)
+        ),
+        Service(
+            "interactive",
+            "The interactive worker",
+            _worker("interactive"),
+            WORKER_GRACE_SECONDS,
+            {"EXPUNGE_DEVICE": devices[0]},
+        ),
+    ]
+
+
+def _worker(role: str) -> tuple[str, ...]:
+    return ("expunge.worker", role)
