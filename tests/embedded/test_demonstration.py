@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,15 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(cifar: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def shown(cifar: Path) -> Iterator[tuple[str, Path]]:
     """What the demo printed, and the folder it left."""
-    out = tmp_path_factory.mktemp("demo") / "demo"
-    console = Console(file=io.StringIO(), width=100)
-    run_demo(console, TINY, cifar, out, seed=3)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue(), out
+    # Not below pytest's own folder: see the fixture `postgres`.
+    with tempfile.TemporaryDirectory(prefix="expunge-tests-") as folder:
+        out = Path(folder) / "demo"
+        console = Console(file=io.StringIO(), width=100)
+        run_demo(console, TINY, cifar, out, seed=3)
+        assert isinstance(console.file, io.StringIO)
+        yield console.file.getvalue(), out
 
 
 def summary(out: Path) -> dict[str, Any]:
