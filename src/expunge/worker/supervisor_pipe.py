@@ -1,10 +1,11 @@
-"""The training process's end of the pipe to its supervising worker: one JSON message a line."""
+"""The training process's end of the pipe to its supervising worker: one JSON message a line. Never imports torch."""
 
 import json
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from expunge.unlearning.training import Progress
+if TYPE_CHECKING:
+    from expunge.unlearning.progress import Progress
 
 
 class Supervisor:
@@ -21,6 +22,6 @@ class Supervisor:
         self._pipe.write(json.dumps({"kind": kind, **content}) + "\n")
         self._pipe.flush()
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: "Progress") -> None:
         """Send where the run stands."""
         self.tell("progress", progress=asdict(progress))

@@ -6,37 +6,66 @@ and no key; what it may touch lies in one folder, and the folder of Retrain's ch
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
-from expunge.unlearning.checkpoints import CheckpointMismatch
-from expunge.unlearning.errors import TrainingError
+from expunge.worker.stop_signal import StopSignal
 from expunge.worker.supervisor_pipe import Supervisor
-from expunge.worker.task import ComparisonTask, Task, from_json
+from expunge.worker.task import STOPPED_STATUS, ComparisonTask, from_json
+
+NICENESS = 10
+"""Added to the worker's own: api and audits answer on the same cores, and must not wait for training."""
+LAST_WORDS_CHARS = 800
+"""Of a traceback: what went wrong stands at its end."""
+CPU_ALLOCATION_FAILED = "DefaultCPUAllocator: "
+"""In the message of the bare RuntimeError that torch raises where the CPU's memory is used up."""
 
 
-def run(task: Task, supervisor: Supervisor) -> None:
-    """Do what the task says; what a kind of task needs is imported for that kind only."""
-    if isinstance(task, ComparisonTask):
-        from expunge.worker import comparison_run  # noqa: PLC0415 - see above
+def run(task_file: Path, supervisor: Supervisor, stop: StopSignal) -> int:
+    """Do what the task says; the exit status, 0 if its result is complete."""
+    # Here, once signals are heard: these import torch, and a kind of task what only it needs.
+    from expunge.unlearning.checkpoints import CheckpointMismatch  # noqa: PLC0415
+    from expunge.unlearning.errors import TrainingError  # noqa: PLC0415
+    from expunge.unlearning.progress import RunStopped  # noqa: PLC0415
 
-        comparison_run.run(task, supervisor)
-    else:
-        from expunge.worker import training_run  # noqa: PLC0415 - see above
+    task = from_json(task_file.read_text())
+    try:
+        if isinstance(task, ComparisonTask):
+            from expunge.worker import comparison_run  # noqa: PLC0415
 
-        training_run.run(task, supervisor)
+            comparison_run.run(task, supervisor)
+        else:
+            from expunge.worker import training_run  # noqa: PLC0415
+
+            training_run.run(task, supervisor, stop)
+    except (TrainingError, CheckpointMismatch) as error:
+        supervisor.tell("failed", reason=str(error))
+        return 1
+    except RunStopped:
+        return STOPPED_STATUS
+    return 0
+
+
+def kind_of_crash(error: Exception) -> str:
+    """`out-of-memory` for the CPU's or the device's, else `exception`."""
+    import torch  # noqa: PLC0415 - see `run`
+
+    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return "out-of-memory" if exhausted or CPU_ALLOCATION_FAILED in str(error) else "exception"
 
 
 def main() -> int:
-    """Run the task of the command line; exit status 0 if its result is complete."""
-    task = from_json(Path(sys.argv[1]).read_text())
+    """Run the task of the command line; what goes wrong unexpectedly is told before it ends the process."""
+    stop = StopSignal()
+    os.nice(NICENESS)
     with os.fdopen(int(sys.argv[2]), "w") as pipe:
         supervisor = Supervisor(pipe)
         try:
-            run(task, supervisor)
-        except (TrainingError, CheckpointMismatch) as error:
-            supervisor.tell("failed", reason=str(error))
-            return 1
-    return 0
+            return run(Path(sys.argv[1]), supervisor, stop)
+        except Exception as error:
+            words = traceback.format_exc()[-LAST_WORDS_CHARS:]
+            supervisor.tell("crashed", kind_of_crash=kind_of_crash(error), words=words)
+            raise
 
 
 if __name__ == "__main__":
