@@ -41,13 +41,22 @@ ALLOWED = {
     "show_checkpoint": MODEL_OWNER,
     "download_weights": MODEL_OWNER,
     "promote_checkpoint": MODEL_OWNER,
+    "show_lineage": MODEL_OWNER,
     "create_request": OWNERS,
     "list_requests": OWNERS,
     "show_request": OWNERS,
     "follow_request": OWNERS,
+    "approve_request": MODEL_OWNER,
+    "reject_request": MODEL_OWNER,
+    "cancel_request": OWNERS,
+    "read_request_log": OWNERS,
+    "estimate_removal": OWNERS,
     "list_jobs": MODEL_OWNER,
     "show_job": MODEL_OWNER,
     "follow_job": MODEL_OWNER,
+    "change_job": MODEL_OWNER,
+    "cancel_job": MODEL_OWNER,
+    "read_job_log": MODEL_OWNER,
     "create_audit": OWNERS,
     "list_audits": OWNERS,
     "show_audit": OWNERS,
@@ -55,6 +64,7 @@ ALLOWED = {
     "create_comparison": MODEL_OWNER,
     "list_comparisons": MODEL_OWNER,
     "show_comparison": MODEL_OWNER,
+    "cancel_comparison": MODEL_OWNER,
     "download_table": MODEL_OWNER,
     "download_chart": MODEL_OWNER,
     "download_scores": MODEL_OWNER,
@@ -85,6 +95,9 @@ BODIES = {
     "set_control": {"dataset_id": f"dst_{HEX}"},
     "start_pretraining": {"dataset_ids": [f"dst_{HEX}"]},
     "create_request": {"model_id": f"mdl_{HEX}", "dataset_ids": [f"dst_{HEX}"]},
+    "reject_request": {"reason": "no"},
+    "change_job": {"priority": 1},
+    "estimate_removal": {"model_id": f"mdl_{HEX}", "dataset_ids": [f"dst_{HEX}"]},
     "create_audit": {"request_id": f"req_{HEX}"},
     "create_comparison": {
         "model_id": f"mdl_{HEX}",
@@ -237,7 +250,9 @@ def test_what_belongs_to_another_party_is_not_found(cast: Cast, estate: Estate, 
         problem_of(answer, 404, "not-found")
 
 
-@pytest.mark.parametrize("name", ["show_dataset", "show_model", "show_request", "show_audit"])
+@pytest.mark.parametrize(
+    "name", ["show_dataset", "show_model", "show_request", "show_audit", "read_request_log"]
+)
 def test_the_owner_finds_it(data_owner: User, estate: Estate, name: str) -> None:
     assert call(data_owner.http, name, estate.places()).status_code == 200
 
@@ -247,7 +262,10 @@ def test_the_owner_finds_it(data_owner: User, estate: Estate, name: str) -> None
     [
         "show_checkpoint",
         "show_job",
+        "read_job_log",
+        "read_request_log",
         "list_checkpoints",
+        "show_lineage",
         "show_request",
         "show_comparison",
         "download_table",
@@ -268,6 +286,10 @@ def test_a_grant_shows_metadata_and_nothing_else(
     seen = call(model_owner.http, "show_dataset", estate.places())
     assert seen.json()["granted_to"] is None
     problem_of(call(model_owner.http, name, estate.places()), 404, "not-found")
+
+
+def test_a_request_is_withdrawn_by_its_owner_only(model_owner: User, estate: Estate) -> None:
+    problem_of(call(model_owner.http, "cancel_request", estate.places()), 404, "not-found")
 
 
 @pytest.mark.parametrize("name", ["show_audit", "download_matrix"])

@@ -20,6 +20,11 @@ OVERFULL = 2**20 + 1
 JSON = {"Content-Type": "application/json"}
 
 
+def timeless(request: dict[str, Any]) -> dict[str, Any]:
+    """The request without what grows from second to second."""
+    return request | {"exposure_seconds": None}
+
+
 @dataclass
 class Scene:
     """A trained model with data of two owners, and a counter of everything that a request adds."""
@@ -77,8 +82,8 @@ def test_a_request_is_durable_approved_and_queued_when_it_is_answered(
     assert request["params"]["epochs"] == 3
     assert request["params"]["alpha"] == 1.0
     assert request["result"] is None
-    assert data_owner.get(answer.headers["location"]).json() == request
-    assert request in data_owner.get("/requests").json()["items"]
+    assert timeless(data_owner.get(answer.headers["location"]).json()) == timeless(request)
+    assert timeless(request) in map(timeless, data_owner.get("/requests").json()["items"])
 
 
 def test_an_unknown_method_lists_the_known_ones(
@@ -260,7 +265,8 @@ class TestIdempotency:
         first = data_owner.post("/requests", scene.ask(), headers=key)
         before = scene.rows()
         again = data_owner.post("/requests", scene.ask(), headers=key)
-        assert (again.status_code, again.json()) == (202, first.json())
+        assert again.status_code == 202
+        assert timeless(again.json()) == timeless(first.json())
         assert scene.rows() == before
 
     def test_another_body_is_refused(self, data_owner: User, scene: Scene) -> None:

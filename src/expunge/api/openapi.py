@@ -24,7 +24,8 @@ compare the methods for it.
 Every call but health, methods and this description needs `Authorization: Bearer xpk_…`. Errors are
 `application/problem+json` (RFC 9457) with a stable `type`; what belongs to another party is 404.
 Lists come in pages (`cursor`, `limit`). Long work answers 202 with `Location`; where it says so,
-`Prefer: wait=N` waits for the end. Times are ISO 8601 in UTC.
+`Prefer: wait=N` waits for the end. Whatever creates something takes an `Idempotency-Key`, so that it
+can be repeated. Times are ISO 8601 in UTC.
 """
 TAGS = [
     {"name": "service", "description": "Health."},
@@ -34,6 +35,7 @@ TAGS = [
     {"name": "models", "description": "Encoders, their policy and pre-training."},
     {"name": "checkpoints", "description": "Weights of a model through its life."},
     {"name": "requests", "description": "Removal requests and their progress."},
+    {"name": "estimates", "description": "Time and cost of a removal, by method."},
     {"name": "jobs", "description": "Training runs of a model owner's models."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},
     {
@@ -90,7 +92,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             if "422" in responses:
                 responses |= _as_text(documented(422))
             if operation.get("security"):
-                responses |= _as_text(documented(401))
+                responses |= _as_text(documented(401, 503))
     return document
 
 

@@ -11,11 +11,15 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
+from expunge.registry import log
 from expunge.registry.errors import Invalid
+from expunge.registry.tables import LogRow
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 MAX_CURSOR_CHARS = 200
+MAX_OFFSET_DIGITS = 18
+"""What a database's integer holds in any case."""
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -50,14 +54,25 @@ Paging = Annotated[PageRequest, Depends(_page_request)]
 
 
 def rows(
-    session: Session, readable: Select[Row], page: PageRequest
+    session: Session, readable: Select[Row], page: PageRequest, *, oldest_first: bool = False
 ) -> tuple[list[Row], str | None]:
-    """The wanted rows of a readable table, newest first, and the cursor of what follows."""
+    """The wanted rows of a readable table, newest first unless said otherwise, and the cursor of what follows."""
     table: Any = readable.column_descriptions[0]["entity"]
     if page.after is not None:
-        readable = readable.where(table.id < page.after)
-    found = session.scalars(readable.order_by(table.id.desc()).limit(page.limit + 1)).all()
+        following = table.id > page.after if oldest_first else table.id < page.after
+        readable = readable.where(following)
+    order = table.id if oldest_first else table.id.desc()
+    found = session.scalars(readable.order_by(order).limit(page.limit + 1)).all()
     return cut(found, page.limit, lambda row: row.id)
+
+
+def log_rows(
+    session: Session, subject_id: str, page: PageRequest
+) -> tuple[list[tuple[int, LogRow]], str | None]:
+    """The wanted rows of the log about a subject, oldest first and numbered from 1, and the cursor of what follows."""
+    start = offset(page)
+    found = log.entries(session, subject_id, start=start, limit=page.limit + 1)
+    return cut([*enumerate(found, start + 1)], page.limit, lambda numbered: str(numbered[0]))
 
 
 def cut(found: Sequence[Row], limit: int, position: Any) -> tuple[list[Row], str | None]:
@@ -95,6 +110,6 @@ def offset(page: PageRequest) -> int:
     """
     if page.after is None:
         return 0
-    if not page.after.isdecimal():
+    if not page.after.isdecimal() or len(page.after) > MAX_OFFSET_DIGITS:
         raise Invalid("cursor is not one that this service gave out.")
     return int(page.after)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -16,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from expunge.registry.errors import DomainError
+from expunge.registry.objects import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:expunge:problem:"
@@ -29,6 +29,11 @@ HTTP_PROBLEMS = {
 }
 """Names of what the framework refuses; Python's own phrases change between versions."""
 
+DOMAIN_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": RETRY_AFTER_SECONDS},
+}
+
 MEANINGS = {
     400: "A header that the call needs is missing or malformed.",
     401: "The key is missing, unknown, expired or revoked.",
@@ -37,6 +42,7 @@ MEANINGS = {
     409: "It is in a state in which the call makes no sense.",
     413: "The body is larger than the service accepts.",
     422: "A value breaks a rule; `errors` says where and what is allowed.",
+    503: "A store of the service is away for now; try again after `Retry-After` seconds.",
 }
 """What the description says of each status."""
 
@@ -135,10 +141,11 @@ def install(app: FastAPI) -> None:
     app.exception_handler(IntegrityError)(_integrity)
     app.exception_handler(OperationalError)(_unavailable)
     app.exception_handler(PoolTimeout)(_unavailable)
+    app.exception_handler(StoreUnavailable)(_store_unavailable)
 
 
 def _domain(_: Request, error: DomainError) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    headers = DOMAIN_HEADERS.get(error.status)
     return problem(
         error.status, error.slug, error.title, error.detail, headers=headers, **error.extensions
     )
@@ -186,10 +193,14 @@ def _integrity(_: Request, error: IntegrityError) -> Response:
 
 def _unavailable(_: Request, error: Exception) -> Response:
     log.error("database-unavailable", error=type(error).__name__, exc_info=error)
-    return problem(
-        503,
-        "unavailable",
-        "Temporarily unavailable",
-        "The service's database does not answer; try again.",
-        headers={"Retry-After": RETRY_AFTER_SECONDS},
-    )
+    return _try_again("The service's database does not answer; try again.")
+
+
+def _store_unavailable(_: Request, error: StoreUnavailable) -> Response:
+    log.error("store-unavailable", error=str(error))
+    return _try_again("The service's object store does not answer; try again.")
+
+
+def _try_again(detail: str) -> Response:
+    headers = DOMAIN_HEADERS[503]
+    return problem(503, "unavailable", "Temporarily unavailable", detail, headers=headers)

@@ -78,6 +78,16 @@ def note_snapshot(session: Session, lease: Lease, key: str, step: int) -> None:
     _write(session, lease, {"snapshot_key": key, "snapshot_step": step})
 
 
+def note_resumed(session: Session, lease: Lease, step: int) -> None:
+    """The attempt goes on from a snapshot, after that many steps.
+
+    Raises:
+        LeaseLost: the job was given away.
+    """
+    _write(session, lease, {"snapshot_step": step})
+    log.append(session, log.SERVICE, lease.job_id, "resumed", attempt=lease.attempt, step=step)
+
+
 def drop_snapshot(session: Session, lease: Lease, reason: str) -> None:
     """Forget a snapshot that cannot be gone on from; the log says why.
 
@@ -102,13 +112,23 @@ def _write(session: Session, lease: Lease, values: dict[str, Any]) -> None:
         raise LeaseLost(f"{lease.job_id} no longer runs under this lease")
 
 
+def _held(session: Session, lease: Lease) -> Job:
+    """The job of an attempt, row-locked, if it still runs under this lease."""
+    job = session.get_one(Job, lease.job_id, with_for_update=True, populate_existing=True)
+    if job.lease_token != lease.token:
+        raise LeaseLost(f"{lease.job_id} no longer runs under this lease")
+    return job
+
+
 def start_evaluating(session: Session, lease: Lease) -> None:
-    """The result is trained and is now being measured.
+    """The result is trained and is now being measured; saying so again changes nothing.
 
     Raises:
         LeaseLost: the job was given away.
     """
-    move_leased(session, session.get_one(Job, lease.job_id), JobState.EVALUATING, token=lease.token)
+    job = _held(session, lease)
+    if job.state != JobState.EVALUATING:
+        move_leased(session, job, JobState.EVALUATING, token=lease.token)
 
 
 def succeed(session: Session, lease: Lease, **values: Any) -> Job:
@@ -170,7 +190,7 @@ def retry(
     Raises:
         LeaseLost: the job was given away.
     """
-    job = session.get_one(Job, lease.job_id)
+    job = _held(session, lease)
     step, last = job.snapshot_step or 0, job.failure
     crashes = last["crashes"] + 1 if last is not None and step <= last["step"] else 1
     if crashes >= max_attempts:
@@ -208,7 +228,7 @@ def wait_out(
     Raises:
         LeaseLost: the job was given away.
     """
-    job = session.get_one(Job, lease.job_id)
+    job = _held(session, lease)
     if job.outages >= max_outages:
         fail(session, lease, Failure("outage", f"{reason} ({job.outages} times)"))
         return
@@ -223,12 +243,15 @@ def wait_out(
 
 
 def cancel(session: Session, job: Job, *, actor: str, reason: str) -> None:
-    """End a waiting or running job and its requests; a running attempt loses its lease in the same moment.
+    """End a waiting or running job, row-locked, and its requests; a running attempt loses its lease in the same moment.
 
     Raises:
         StateChanged: it has ended already.
     """
-    move(session, job, JobState.CANCELLED, actor=actor, reason=reason, **NO_LEASE, **NO_SNAPSHOT)
+    values = NO_LEASE | NO_SNAPSHOT
+    if job.lease_token is not None:
+        values |= {"seconds_used": _seconds_used()}
+    move(session, job, JobState.CANCELLED, actor=actor, reason=reason, **values)
     move_requests(session, job, RequestState.CANCELLED, actor=actor, reason=reason)
     _wake_waiting(session, job)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.registry.tables import LogRow
@@ -13,3 +14,9 @@ SERVICE = "service"
 def append(session: Session, actor: str, subject_id: str, event: str, **detail: Any) -> None:
     """Add one row; it exists exactly if the surrounding transaction commits."""
     session.add(LogRow(actor=actor, subject_id=subject_id, event=event, detail=detail))
+
+
+def entries(session: Session, subject_id: str, *, start: int, limit: int) -> list[LogRow]:
+    """Rows about one subject in the order in which they were written, from number `start` (0 is the first) on."""
+    about = select(LogRow).where(LogRow.subject_id == subject_id).order_by(LogRow.seq)
+    return list(session.scalars(about.offset(start).limit(limit)))

@@ -15,7 +15,7 @@ from expunge.api.downloads import stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import audits as schemas
-from expunge.api.schemas.values import AuditPath
+from expunge.api.schemas.values import FINAL_WORK_STATES, AuditPath, IdempotencyKey
 from expunge.api.service import CurrentService, Service
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.registry import audits, visibility
@@ -38,23 +38,27 @@ router = APIRouter(tags=["audits"], route_class=JsonRoute)
     responses=when_waited(schemas.Audit) | documented(403, 404, 409),
 )
 async def create_audit(
+    *,
     body: schemas.NewAudit,
     owner: Owner,
     service: CurrentService,
     wait: WaitSeconds,
     response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.Audit:
     """Compare the model before and after on your own samples and on its control images.
 
     Same seed and views before and after. `Prefer: wait=N` answers 200 with the final report.
     """
-    first = await run_in_threadpool(_create, service, owner, body)
+    first = await run_in_threadpool(_create, service, owner, body, idempotency_key)
     answer = await until_final(first, lambda: _read(service, owner, first.id), _is_done, wait)
     accepted(response, f"/audits/{first.id}", final=_is_done(answer), waited=wait)
     return answer
 
 
-def _create(service: Service, owner: Party, body: schemas.NewAudit) -> schemas.Audit:
+def _create(
+    service: Service, owner: Party, body: schemas.NewAudit, key: str | None
+) -> schemas.Audit:
     with service.sessions.begin() as session:
         row = audits.create(
             session,
@@ -62,13 +66,14 @@ def _create(service: Service, owner: Party, body: schemas.NewAudit) -> schemas.A
             request_id=body.request_id,
             dataset_ids=body.dataset_ids,
             settings=body.settings(),
+            idempotency_key=key,
         )
         session.refresh(row)
         return schemas.Audit.of(row)
 
 
 def _is_done(audit: schemas.Audit) -> bool:
-    return audit.state in ("succeeded", "failed")
+    return audit.state in FINAL_WORK_STATES
 
 
 def _read(service: Service, owner: Party, audit_id: str) -> schemas.Audit:

@@ -3,13 +3,13 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -18,15 +18,16 @@ from expunge.api.auth import ModelOwner
 from expunge.api.downloads import stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
+from expunge.api.routes.models import shown as shown_model
 from expunge.api.schemas import checkpoints as schemas
 from expunge.api.schemas import models as model_schemas
-from expunge.api.schemas.values import CheckpointPath, DatasetId, ModelPath
+from expunge.api.schemas.values import CheckpointPath, DatasetId, IdempotencyKey, ModelPath
 from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.tensors import TensorFileError, read_header, write_release
-from expunge.registry import checkpoints, models, visibility
+from expunge.registry import checkpoints, drift, models, orphans, policies, visibility
 from expunge.registry.errors import Conflict, InvalidCheckpoint
 from expunge.registry.lifecycles import CheckpointState
 from expunge.registry.tables import Checkpoint, Model, Party
@@ -58,48 +59,60 @@ async def upload_checkpoint(
     request: Request,
     response: Response,
     dataset_ids: TrainedOn = (),
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.Checkpoint:
     """A safetensors file with this service's header. Nothing is ever unpickled.
 
     The header is compared with the model at once; a worker then loads the tensors. The first
     checkpoint that is ready becomes the head. `Prefer: wait=N` answers 200 with the final state.
     """
-    encoder = await run_in_threadpool(_expected_encoder, service, owner, model_id, dataset_ids)
+    target = _Target(owner, model_id, dataset_ids, idempotency_key)
+    earlier, encoder = await run_in_threadpool(_look_up, service, target, digest)
     settings = service.settings
     async with received(
         request, folder=settings.work_dir, limit=settings.max_checkpoint_bytes, sha256=digest
     ) as upload:
-        first = await run_in_threadpool(
-            _store,
-            service,
-            owner,
-            model_id,
-            dataset_ids=dataset_ids,
-            encoder=encoder,
-            upload=upload,
-        )
+        if earlier is None:
+            first = await run_in_threadpool(_store, service, target, encoder, upload)
+        else:
+            first = earlier
     answer = await until_final(first, lambda: _read(service, owner, first.id), _is_checked, wait)
     accepted(response, f"/checkpoints/{first.id}", final=_is_checked(answer), waited=wait)
     return answer
 
 
-def _expected_encoder(
-    service: Service, owner: Party, model_id: str, dataset_ids: Sequence[str]
-) -> EncoderSpec:
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What an upload is for, beside its bytes."""
+
+    owner: Party
+    model_id: str
+    dataset_ids: Sequence[str]
+    idempotency_key: str | None
+
+
+def _look_up(
+    service: Service, target: _Target, sha256: str
+) -> tuple[schemas.Checkpoint | None, EncoderSpec]:
+    """What the same upload made before, and what the file must fit; bad calls end before the body comes."""
     with service.sessions() as session:
-        model = models.owned(session, owner, model_id)
-        models.check_training_data(session, owner, model, dataset_ids)
-        return EncoderSpec.model_validate(model.encoder)
+        earlier = checkpoints.uploaded_before(
+            session,
+            target.owner,
+            target.model_id,
+            target.dataset_ids,
+            f"sha256:{sha256}",
+            idempotency_key=target.idempotency_key,
+        )
+        model = visibility.one(session, visibility.own_models(target.owner), target.model_id)
+        if earlier is None:
+            models.check_training_data(session, target.owner, model, target.dataset_ids)
+        shown = None if earlier is None else _shown(session, model, earlier)
+        return shown, EncoderSpec.model_validate(model.encoder)
 
 
 def _store(
-    service: Service,
-    owner: Party,
-    model_id: str,
-    *,
-    dataset_ids: Sequence[str],
-    encoder: EncoderSpec,
-    upload: Upload,
+    service: Service, target: _Target, encoder: EncoderSpec, upload: Upload
 ) -> schemas.Checkpoint:
     with tempfile.TemporaryDirectory(dir=service.settings.work_dir, prefix="release-") as folder:
         release = Path(folder) / "release.safetensors"
@@ -111,14 +124,21 @@ def _store(
         released = sha256_file(release)
         weights = checkpoints.StoredWeights(
             digest=f"sha256:{upload.sha256}",
-            object_key=service.store.put(upload.path, upload.sha256),
+            object_key=orphans.put(service.sessions, service.store, upload.path, upload.sha256),
             bytes=upload.size,
             release_digest=f"sha256:{released}",
-            release_key=service.store.put(release, released),
+            release_key=orphans.put(service.sessions, service.store, release, released),
         )
     with service.sessions.begin() as session:
-        row = checkpoints.add_upload(session, owner, model_id, dataset_ids, weights)
-        return _shown(session, row)
+        row = checkpoints.add_upload(
+            session,
+            target.owner,
+            target.model_id,
+            target.dataset_ids,
+            weights,
+            idempotency_key=target.idempotency_key,
+        )
+        return _shown(session, session.get_one(Model, row.model_id), row)
 
 
 def _check_encoder(metadata: dict[str, str], expected: EncoderSpec) -> None:
@@ -163,14 +183,13 @@ def _differences(
 
 def _read(service: Service, owner: Party, checkpoint_id: str) -> schemas.Checkpoint:
     with service.sessions() as session:
-        return _shown(
-            session, visibility.one(session, visibility.checkpoints(owner), checkpoint_id)
-        )
+        row = visibility.one(session, visibility.checkpoints(owner), checkpoint_id)
+        return _shown(session, session.get_one(Model, row.model_id), row)
 
 
-def _shown(session: Session, row: Checkpoint) -> schemas.Checkpoint:
-    head = session.scalar(select(Model.head_checkpoint_id).where(Model.id == row.model_id))
-    return schemas.Checkpoint.of(row, head)
+def _shown(session: Session, model: Model, row: Checkpoint) -> schemas.Checkpoint:
+    found = drift.of(session, row, policies.of(model.policy))
+    return schemas.Checkpoint.of(row, model.head_checkpoint_id, found)
 
 
 def _is_checked(checkpoint: schemas.Checkpoint) -> bool:
@@ -188,8 +207,38 @@ def list_checkpoints(
         model = visibility.one(session, visibility.own_models(owner), model_id)
         readable = visibility.checkpoints(owner).where(Checkpoint.model_id == model_id)
         rows, following = pages.rows(session, readable, page)
-        items = [schemas.Checkpoint.of(row, model.head_checkpoint_id) for row in rows]
+        items = [_shown(session, model, row) for row in rows]
     return Page(items=items, next_cursor=following)
+
+
+@router.get(
+    "/models/{model_id}/lineage", summary="Show a model's history", responses=documented(403, 404)
+)
+def show_lineage(
+    model_id: ModelPath, owner: ModelOwner, service: CurrentService, page: Paging
+) -> Page[schemas.Ancestry]:
+    """Its checkpoints, oldest first: what each came from, what it has cost, whether one can go back.
+
+    Going back is a promotion, and refused where it would bring back what was forgotten on request.
+    """
+    with service.sessions() as session:
+        model = visibility.one(session, visibility.own_models(owner), model_id)
+        readable = visibility.checkpoints(owner).where(Checkpoint.model_id == model_id)
+        rows, following = pages.rows(session, readable, page, oldest_first=True)
+        items = [_ancestry(session, model, row) for row in rows]
+    return Page(items=items, next_cursor=following)
+
+
+def _ancestry(session: Session, model: Model, row: Checkpoint) -> schemas.Ancestry:
+    is_head = row.id == model.head_checkpoint_id
+    refusal = checkpoints.objection(session, row)
+    objection = "It is the head." if is_head else refusal.detail if refusal else None
+    return schemas.Ancestry.of(
+        row,
+        head_checkpoint_id=model.head_checkpoint_id,
+        drift=drift.of(session, row, policies.of(model.policy)),
+        objection=objection,
+    )
 
 
 @router.get(
@@ -243,7 +292,9 @@ def download_weights(
 def promote_checkpoint(
     checkpoint_id: CheckpointPath, owner: ModelOwner, service: CurrentService
 ) -> model_schemas.Model:
-    """Make it the model's head; refused if it holds data that the head has forgotten."""
+    """Make it the model's head: a result that waits, or an earlier head to which one goes back.
+
+    Refused, with the data sets named, if it holds data that was forgotten on request.
+    """
     with service.sessions.begin() as session:
-        row = checkpoints.promote(session, owner, checkpoint_id)
-    return model_schemas.Model.of(row)
+        return shown_model(session, checkpoints.promote(session, owner, checkpoint_id))

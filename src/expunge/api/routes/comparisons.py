@@ -12,10 +12,11 @@ from expunge.api.downloads import stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import comparisons as schemas
-from expunge.api.schemas.values import ComparisonPath, IdempotencyKey
+from expunge.api.schemas.jobs import Cancellation
+from expunge.api.schemas.values import FINAL_WORK_STATES, ComparisonPath, IdempotencyKey
 from expunge.api.service import CurrentService, Service
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.registry import comparisons, tables, visibility
+from expunge.registry import comparisons, steering, tables, visibility
 from expunge.registry.errors import NotFound
 
 CSV = "text/csv; charset=utf-8"
@@ -73,7 +74,7 @@ def _create(
 
 
 def _is_done(comparison: schemas.Comparison) -> bool:
-    return comparison.state in ("succeeded", "failed")
+    return comparison.state in FINAL_WORK_STATES
 
 
 def _read(service: Service, owner: tables.Party, comparison_id: str) -> schemas.Comparison:
@@ -102,6 +103,24 @@ def show_comparison(
 ) -> schemas.Comparison:
     """State, progress while it runs, table and recommended setting once it is done."""
     return _read(service, owner, comparison_id)
+
+
+@router.post(
+    "/comparisons/{comparison_id}/cancel",
+    summary="Cancel a comparison",
+    responses=documented(403, 404, 409),
+)
+def cancel_comparison(
+    comparison_id: ComparisonPath,
+    owner: ModelOwner,
+    service: CurrentService,
+    body: Cancellation | None = None,
+) -> schemas.Comparison:
+    """End it while it waits or runs; nothing of it is kept. Doing so again changes nothing."""
+    reason = body.reason if body is not None else None
+    with service.sessions.begin() as session:
+        row = steering.cancel_comparison(session, owner, comparison_id, reason)
+        return schemas.Comparison.of(row)
 
 
 def _file_of(*media_types: str) -> dict[int | str, dict[str, object]]:

@@ -12,12 +12,12 @@ from expunge.api.bodies import JsonRoute
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
-from expunge.api.schemas.values import DatasetPath, PartyPath
+from expunge.api.schemas.values import DatasetPath, IdempotencyKey, PartyPath
 from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.shards import ShardError, check_structure
-from expunge.registry import datasets, visibility
+from expunge.registry import datasets, orphans, visibility
 from expunge.registry.errors import InvalidShard, NotSealed
 from expunge.registry.lifecycles import DatasetState
 from expunge.registry.tables import Party
@@ -32,11 +32,15 @@ uploads = APIRouter(tags=["datasets"])
     "/datasets", status_code=201, summary="Open a data set", responses=documented(403, 409)
 )
 def create_dataset(
-    body: schemas.NewDataset, owner: Owner, service: CurrentService, response: Response
+    body: schemas.NewDataset,
+    owner: Owner,
+    service: CurrentService,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.Dataset:
     """An empty data set that takes shards until it is sealed. Names are unique among your own."""
     with service.sessions.begin() as session:
-        row = datasets.create(session, owner, body.name)
+        row = datasets.create(session, owner, body.name, idempotency_key=idempotency_key)
         answer = schemas.Dataset.of(row, owner)
     response.headers["Location"] = f"/datasets/{answer.id}"
     return answer
@@ -114,7 +118,7 @@ def _store_shard(
         digest=f"sha256:{upload.sha256}",
         bytes=upload.size,
         samples=samples,
-        object_key=service.store.put(upload.path, upload.sha256),
+        object_key=orphans.put(service.sessions, service.store, upload.path, upload.sha256),
     )
     with service.sessions.begin() as session:
         row = datasets.add_shard(session, owner, dataset_id, shard)

@@ -10,17 +10,19 @@ from sqlalchemy.orm import Session, selectinload
 
 from expunge.api import pages
 from expunge.api.auth import ModelOwner
+from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import jobs as schemas
+from expunge.api.schemas.log import OWNERS, LogEntry
 from expunge.api.schemas.values import JobPath, Progress
 from expunge.api.service import CurrentService
-from expunge.registry import lifecycles, visibility
+from expunge.registry import lifecycles, steering, visibility
 from expunge.registry.jobs import LIVE_STATES
 from expunge.registry.tables import Job, Party
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
 
 @router.get("/jobs", summary="List jobs", responses=documented(403))
@@ -37,6 +39,46 @@ def show_job(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> sch
     """State, progress, attempts, and what was measured once it is done."""
     with service.sessions() as session:
         return schemas.Job.of(visibility.one(session, _readable(owner), job_id))
+
+
+@router.patch("/jobs/{job_id}", summary="Change a job's turn", responses=documented(403, 404, 409))
+def change_job(
+    job_id: JobPath, body: schemas.JobChange, owner: ModelOwner, service: CurrentService
+) -> schemas.Job:
+    """Let a waiting job go before or after others of yours of the same kind."""
+    with service.sessions.begin() as session:
+        row = steering.prioritise(session, owner, job_id, body.priority)
+        return schemas.Job.of(row)
+
+
+@router.post("/jobs/{job_id}/cancel", summary="Cancel a job", responses=documented(403, 404, 409))
+def cancel_job(
+    job_id: JobPath,
+    owner: ModelOwner,
+    service: CurrentService,
+    body: schemas.Cancellation | None = None,
+) -> schemas.Job:
+    """End a waiting or running job and all its requests, whose owners read the reason.
+
+    A running attempt may write nothing from this moment on; its device is free within seconds, the
+    head stays as it was. Doing so again changes nothing.
+    """
+    with service.sessions.begin() as session:
+        row = steering.cancel_job(session, owner, job_id, body.reason if body else None)
+        return schemas.Job.of(row)
+
+
+@router.get("/jobs/{job_id}/log", summary="Read a job's log", responses=documented(403, 404))
+def read_job_log(
+    job_id: JobPath, owner: ModelOwner, service: CurrentService, page: Paging
+) -> Page[LogEntry]:
+    """Its whole life in order: who, when, which attempt, why."""
+    with service.sessions() as session:
+        row = visibility.one(session, visibility.jobs(owner), job_id)
+        found, following = pages.log_rows(session, row.id, page)
+    actors = {owner.id: "you"}
+    items = [LogEntry.of(each, number, actors, OWNERS) for number, each in found]
+    return Page(items=items, next_cursor=following)
 
 
 def _readable(owner: Party) -> Select[Job]:

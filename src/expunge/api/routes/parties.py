@@ -8,7 +8,7 @@ from expunge.api.bodies import JsonRoute
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import parties as schemas
-from expunge.api.schemas.values import KeyPath, PartyPath
+from expunge.api.schemas.values import IdempotencyKey, KeyPath, PartyPath
 from expunge.api.service import CurrentService
 from expunge.registry import parties, visibility
 
@@ -24,11 +24,16 @@ def show_caller(caller: AnyCaller) -> schemas.Me:
 
 @router.post("/parties", status_code=201, summary="Add a party", responses=documented(403, 409))
 def create_party(
-    body: schemas.NewParty, operator: Operator, service: CurrentService
+    body: schemas.NewParty,
+    operator: Operator,
+    service: CurrentService,
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.Party:
     """Add somebody who may hold keys. Names are unique."""
     with service.sessions.begin() as session:
-        row = parties.create_party(session, body.name, body.role, actor=operator.id)
+        row = parties.create_party(
+            session, body.name, body.role, actor=operator.id, idempotency_key=idempotency_key
+        )
     return schemas.Party.of(row)
 
 
@@ -47,16 +52,27 @@ def list_parties(operator: Operator, service: CurrentService, page: Paging) -> P
     responses=documented(403, 404),
 )
 def create_key(
+    *,
     party_id: PartyPath,
     operator: Operator,
     service: CurrentService,
     response: Response,
     body: schemas.NewKey | None = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> schemas.IssuedKey:
-    """Give a party a key. The answer shows its secret once; only a hash of it is kept."""
+    """Give a party a key. The answer shows its secret once; only a hash of it is kept.
+
+    Repeated with its Idempotency-Key, the call answers with the same key and `secret: null`.
+    """
     days = body.expires_in_days if body is not None else None
     with service.sessions.begin() as session:
-        issued = parties.issue_key(session, party_id, expires_in_days=days, actor=operator.id)
+        issued = parties.issue_key(
+            session,
+            party_id,
+            expires_in_days=days,
+            actor=operator.id,
+            idempotency_key=idempotency_key,
+        )
     response.headers["Cache-Control"] = "no-store"
     return schemas.IssuedKey.of(issued)
 

@@ -9,17 +9,18 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from expunge.api import pages
-from expunge.api.auth import Owner
+from expunge.api.auth import ModelOwner, Owner
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import requests as schemas
+from expunge.api.schemas.log import SHARED, LogEntry
 from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
 from expunge.registry import lifecycles, requests, visibility
-from expunge.registry.tables import Checkpoint, Party, Request
+from expunge.registry.tables import Checkpoint, Model, Party, Request
 
 router = APIRouter(tags=["requests"], route_class=JsonRoute)
 
@@ -37,7 +38,10 @@ def create_request(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> schemas.Request:
-    """Have a model forget data sets of yours. One job serves all requests of a batching window."""
+    """Have a model forget data sets of yours. One job serves all requests of a batching window.
+
+    It is taken up at once, or, if the model's policy says so, once its owner approves.
+    """
     with service.sessions.begin() as session:
         row = requests.create(
             session,
@@ -68,6 +72,68 @@ def show_request(request_id: RequestPath, owner: Owner, service: CurrentService)
     """State, progress while it runs, result once it is completed."""
     with service.sessions() as session:
         return _shown(session, [visibility.one(session, _readable(owner), request_id)])[0]
+
+
+@router.post(
+    "/requests/{request_id}/approve",
+    summary="Approve a request",
+    responses=documented(403, 404, 409),
+)
+def approve_request(
+    request_id: RequestPath, owner: ModelOwner, service: CurrentService
+) -> schemas.Request:
+    """Take up a request to your model that waits for you, where the policy says `approval: manual`."""
+    with service.sessions.begin() as session:
+        row = requests.approve(session, owner, request_id)
+        return _shown(session, [row])[0]
+
+
+@router.post(
+    "/requests/{request_id}/reject",
+    summary="Reject a request",
+    responses=documented(403, 404, 409),
+)
+def reject_request(
+    request_id: RequestPath, body: schemas.Rejection, owner: ModelOwner, service: CurrentService
+) -> schemas.Request:
+    """Refuse a request to your model that waits for you; its owner reads the reason."""
+    with service.sessions.begin() as session:
+        row = requests.reject(session, owner, request_id, body.reason)
+        return _shown(session, [row])[0]
+
+
+@router.post(
+    "/requests/{request_id}/cancel",
+    summary="Withdraw a request",
+    responses=documented(403, 404, 409),
+)
+def cancel_request(
+    request_id: RequestPath, owner: Owner, service: CurrentService
+) -> schemas.Request:
+    """Take back your own request until its job starts; from then on it ends by itself.
+
+    Doing so again changes nothing.
+    """
+    with service.sessions.begin() as session:
+        row = requests.withdraw(session, owner, request_id)
+        return _shown(session, [row])[0]
+
+
+@router.get(
+    "/requests/{request_id}/log", summary="Read a request's log", responses=documented(403, 404)
+)
+def read_request_log(
+    request_id: RequestPath, owner: Owner, service: CurrentService, page: Paging
+) -> Page[LogEntry]:
+    """Its whole life in order: what happened, when, who did it and why. Nothing of its job."""
+    with service.sessions() as session:
+        row = visibility.one(session, visibility.requests(owner), request_id)
+        model = session.get_one(Model, row.model_id)
+        found, following = pages.log_rows(session, row.id, page)
+    # The model's owner knows whose request it is from the request itself.
+    actors = {row.owner_id: row.owner_id, model.owner_id: "model owner", owner.id: "you"}
+    items = [LogEntry.of(each, number, actors, SHARED) for number, each in found]
+    return Page(items=items, next_cursor=following)
 
 
 def _readable(party: Party) -> Select[Request]:

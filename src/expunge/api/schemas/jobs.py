@@ -1,14 +1,52 @@
 """Training jobs, as the model's owner sees them."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from expunge.api.schemas.values import EXAMPLE_HEX, Progress
+from expunge.api.schemas.values import EXAMPLE_HEX, Body, Progress, Reason, example
 from expunge.registry import tables
 from expunge.registry.lifecycles import JobState
 from expunge.registry.tables import JobKind
+from expunge.registry.waiting import MAX_PRIORITY
+
+
+class Cancellation(Body):
+    """Why a job is ended."""
+
+    model_config = ConfigDict(json_schema_extra=example(reason="wrong data set"))
+
+    reason: Reason | None = None
+
+
+class JobChange(Body):
+    """What of a waiting job changes."""
+
+    model_config = ConfigDict(json_schema_extra=example(priority=5))
+
+    priority: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=-MAX_PRIORITY,
+            le=MAX_PRIORITY,
+            description="Of your own jobs of a kind, those with more go first.",
+        ),
+    ]
+
+
+class Failure(BaseModel):
+    """How the last attempt that did not end well ended; the job may be tried again."""
+
+    kind: str = Field(examples=["out-of-memory"])
+    reason: str
+    words: str = Field(description="The last that was heard of it.")
+    attempt: int
+    step: int = Field(description="Up to where its last snapshot was.")
+    crashes: int | None = Field(
+        default=None, description="In a row that got no further; null if it was the end."
+    )
 
 
 class Job(BaseModel):
@@ -22,7 +60,13 @@ class Job(BaseModel):
     method: str | None = Field(description="Of unlearning; none for pre-training.")
     params: dict[str, Any]
     seed: int
+    priority: int
     attempt: int = Field(description="How often it was started.")
+    outages: int = Field(description="How often it was given back because a store was away.")
+    worker: str | None = Field(description="Who holds its lease, or held it last.")
+    failure: Failure | None
+    snapshot_step: int | None = Field(description="The next attempt would go on from here.")
+    seconds_used: float = Field(description="By attempts that have ended, together.")
     progress: Progress | None
     metrics: dict[str, Any] | None = Field(
         description="Seconds, steps, images per second, device, precision, losses by epoch."
@@ -31,6 +75,9 @@ class Job(BaseModel):
     result_checkpoint_id: str | None
     request_ids: list[str]
     created_at: datetime
+    due_at: datetime = Field(
+        description="Not started before: the end of the batching window, or of a pause."
+    )
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -46,13 +93,20 @@ class Job(BaseModel):
             method=row.params.get("method"),
             params=row.params["params"],
             seed=row.params["seed"],
+            priority=row.priority,
             attempt=row.attempt,
+            outages=row.outages,
+            worker=row.worker,
+            failure=None if row.failure is None else Failure.model_validate(row.failure),
+            snapshot_step=row.snapshot_step,
+            seconds_used=row.seconds_used,
             progress=None if row.progress is None else Progress.model_validate(row.progress),
             metrics=row.metrics,
             base_checkpoint_id=row.base_checkpoint_id,
             result_checkpoint_id=row.result_checkpoint_id,
             request_ids=[each.id for each in row.requests],
             created_at=row.created_at,
+            due_at=row.due_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
         )

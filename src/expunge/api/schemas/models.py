@@ -51,6 +51,21 @@ class ModelSummary(BaseModel):
         )
 
 
+class Drift(BaseModel):
+    """What removals since the last full training add up to."""
+
+    jobs: int = Field(description="Removals.")
+    forgotten_samples: int
+    trained_samples: int = Field(description="All that it was ever trained on.")
+    forgotten_share: float
+    utility_lost: float = Field(description="Contrastive accuracy on retained samples, summed up.")
+    alignment_drift: float = Field(
+        description="Mean forgetting scores of retained samples, summed up."
+    )
+    retrain_advised: bool = Field(description="By the model's policy as it is now.")
+    reasons: list[str]
+
+
 class Model(BaseModel):
     """A model as its owner sees it."""
 
@@ -62,11 +77,12 @@ class Model(BaseModel):
     head_checkpoint_id: str | None = Field(description="The weights in force.")
     control_dataset_id: str | None
     policy: Policy
+    drift: Drift | None = Field(description="Of the weights in force; null if there are none.")
     created_at: datetime
 
     @classmethod
-    def of(cls, row: tables.Model) -> Self:
-        """The whole model."""
+    def of(cls, row: tables.Model, drift: dict[str, Any] | None) -> Self:
+        """The whole model; `drift` as `registry.drift.of` says of its head."""
         encoder = EncoderSpec.model_validate(row.encoder)
         return cls(
             id=row.id,
@@ -77,13 +93,9 @@ class Model(BaseModel):
             head_checkpoint_id=row.head_checkpoint_id,
             control_dataset_id=row.control_dataset_id,
             policy=policies.of(row.policy),
+            drift=None if drift is None else Drift.model_validate(drift),
             created_at=row.created_at,
         )
-
-
-def for_reader(row: tables.Model, reader: tables.Party) -> Model | ModelSummary:
-    """The model as `reader` may see it."""
-    return Model.of(row) if row.owner_id == reader.id else ModelSummary.of(row)
 
 
 class PolicyChange(Policy):

@@ -46,7 +46,7 @@ class NewKey(Body):
 
 
 class IssuedKey(BaseModel):
-    """A new key. Its secret is shown this once and cannot be had again."""
+    """A new key. Its secret is shown this once: it is null when the same call is made again."""
 
     model_config = ConfigDict(
         json_schema_extra=example(
@@ -60,7 +60,7 @@ class IssuedKey(BaseModel):
 
     id: str
     party_id: str
-    secret: str
+    secret: str | None
     created_at: datetime
     expires_at: datetime | None
 

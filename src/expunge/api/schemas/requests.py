@@ -1,13 +1,21 @@
 """Removal requests."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from expunge.api.schemas.values import EXAMPLE_HEX, Body, DatasetId, ModelId, Progress, example
-from expunge.registry import tables
+from expunge.api.schemas.values import (
+    EXAMPLE_HEX,
+    Body,
+    DatasetId,
+    ModelId,
+    Progress,
+    Reason,
+    example,
+)
+from expunge.registry import lifecycles, tables
 from expunge.registry.lifecycles import RequestState
 
 MAX_METHOD_CHARS = 100
@@ -33,6 +41,14 @@ class NewRequest(Body):
     params: dict[str, Any] = Field(
         default={}, description="Of the method; `GET /methods` lists names, defaults and bounds."
     )
+
+
+class Rejection(Body):
+    """Why a request is refused; its owner reads it."""
+
+    model_config = ConfigDict(json_schema_extra=example(reason="the data is needed as evidence"))
+
+    reason: Reason
 
 
 class Result(BaseModel):
@@ -74,6 +90,19 @@ class Request(BaseModel):
     result: Result | None = Field(description="Once it is completed.")
     created_at: datetime
     updated_at: datetime
+    finished_at: datetime | None = Field(description="When it reached its final state.")
+    deadline_at: datetime = Field(description="A month after it was made (GDPR, article 12(3)).")
+    overdue: bool = Field(
+        description="Past the deadline and still waited for: not final, or completed and not in "
+        "force."
+    )
+    effective_at: datetime | None = Field(
+        description="When a head that has forgotten all of it first came into force."
+    )
+    exposure_seconds: float | None = Field(
+        description="How long the head has held the data since the request was made, until "
+        "`effective_at` or until now; null for a request that ended without a result."
+    )
 
     @classmethod
     def of(cls, row: tables.Request, digests: Mapping[str, str]) -> Self:
@@ -92,7 +121,24 @@ class Request(BaseModel):
             result=Result.of(row.job, digests) if completed and row.job else None,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            finished_at=row.finished_at,
+            deadline_at=row.deadline_at,
+            overdue=_is_awaited(row) and datetime.now(UTC) > row.deadline_at,
+            effective_at=row.effective_at,
+            exposure_seconds=_exposure_seconds(row),
         )
+
+
+def _is_awaited(row: tables.Request) -> bool:
+    """Whether its owner still waits for the data to be gone."""
+    if row.state == RequestState.COMPLETED:
+        return row.effective_at is None
+    return not lifecycles.is_final(lifecycles.REQUEST, row.state)
+
+
+def _exposure_seconds(row: tables.Request) -> float | None:
+    until = row.effective_at or (datetime.now(UTC) if _is_awaited(row) else None)
+    return None if until is None else max(0.0, (until - row.created_at).total_seconds())
 
 
 def visible_progress(row: tables.Request) -> Progress | None:

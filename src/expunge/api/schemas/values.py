@@ -10,6 +10,7 @@ from expunge.registry.lifecycles import JobState
 
 EXAMPLE_HEX = "01980f2e5a7b7c3d9e1f2a3b4c5d6e7f"
 MAX_NAME_CHARS = 200
+MAX_REASON_CHARS = 500
 
 
 def _pattern(prefix: Prefix) -> str:
@@ -44,6 +45,15 @@ Name = Annotated[
         description="For people; unique among what you own.",
     ),
 ]
+Reason = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_REASON_CHARS,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="In words, for whoever it concerns.",
+    ),
+]
 Seed = Annotated[
     int,
     Field(strict=True, ge=0, lt=2**63, description="Same seed, same hardware: same result."),
@@ -55,11 +65,12 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Repeat a call safely: the same key and body give the same resource.",
+        description="Repeat a call safely: the same key and body give the same resource, for at "
+        "least a day.",
     ),
 ]
 
-WorkState = Literal["queued", "running", "succeeded", "failed"]
+WorkState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """Of an audit or a comparison: what its job's state means to who asked for it."""
 
 WORK_STATES: dict[str, WorkState] = {
@@ -68,8 +79,9 @@ WORK_STATES: dict[str, WorkState] = {
     JobState.EVALUATING: "running",
     JobState.SUCCEEDED: "succeeded",
     JobState.FAILED: "failed",
-    JobState.CANCELLED: "failed",
+    JobState.CANCELLED: "cancelled",
 }
+FINAL_WORK_STATES: frozenset[WorkState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Body(BaseModel):
