@@ -1,0 +1,129 @@
+"""Work for a service under fault: pre-training, removals in batches, seals and audits, round after round.
+
+Only asks, over HTTP, and asks again when told that something failed; judges nothing.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.faults.rig import Rig
+from tests.faults.users import EPOCHS_PER_SECOND, Cast, User
+
+FINAL = ("completed", "failed", "cancelled", "rejected")
+POLL_SECONDS = 0.3
+ASKED_AGAIN = 8
+"""How often an owner whose request failed asks again."""
+BATCH_WINDOW_SECONDS = 1.0
+
+
+class Load:
+    """Rounds in several lanes at once, each on models of its own; use as a context manager.
+
+    Raises, at the end: what a lane ran into, such as a call that was refused for no reason.
+    """
+
+    def __init__(
+        self, rig: Rig, cast: Cast, weights: Path, *, lanes: int, seconds: float, seed: int
+    ) -> None:
+        """`seconds`: how long a training job takes, roughly, on a core of its own."""
+        self.done: Counter[str] = Counter()
+        """What was asked for and has ended, by kind and state."""
+        self._rig, self._cast, self._weights = rig, cast, weights
+        self._epochs = max(1, round(EPOCHS_PER_SECOND * seconds))
+        self._stopping = threading.Event()
+        self._errors: list[Exception] = []
+        self._lanes = [
+            threading.Thread(target=self._run, args=(random.Random(seed + n),), name=f"lane-{n}")  # noqa: S311
+            for n in range(lanes)
+        ]
+
+    def __enter__(self) -> Self:
+        for lane in self._lanes:
+            lane.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        for lane in self._lanes:
+            lane.join()
+        if self._errors and error is None:
+            raise self._errors[0]
+
+    def check(self) -> None:
+        """Raise what a lane ran into."""
+        if self._errors:
+            raise self._errors[0]
+
+    def _run(self, draw: random.Random) -> None:
+        """Rounds until told to stop; a round that has begun is brought to its end."""
+        try:
+            while not self._stopping.is_set():
+                self._round(draw)
+        except Exception as error:
+            self._errors.append(error)
+
+    def _round(self, draw: random.Random) -> None:
+        cast = self._cast
+        model_id = self._model(draw)
+        first = {owner: cast.sets[owner.party_id][0] for owner in cast.owners}
+        asked = {
+            owner: self._ask(owner, model_id, dataset_id) for owner, dataset_id in first.items()
+        }
+        sealed = cast.dataset(draw.choice(cast.owners), "more", 8)
+        self.done["data set"] += bool(sealed)
+        for owner, request_id in asked.items():
+            self._audit(owner, self._until_completed(owner, model_id, first[owner], request_id))
+
+    def _model(self, draw: random.Random) -> str:
+        """Ready to forget: uploaded, or pre-trained by a job, which is asked for again if it fails."""
+        if draw.random() < 0.5:
+            return self._cast.model(
+                weights=self._weights, batch_window_seconds=BATCH_WINDOW_SECONDS
+            )
+        model_id = self._cast.model(batch_window_seconds=BATCH_WINDOW_SECONDS)
+        for _ in range(ASKED_AGAIN):
+            job_id = self._cast.pretrain(model_id, self._epochs)
+            state = self._ended(self._cast.model_owner, f"/jobs/{job_id}")
+            self.done[f"pre-training {state}"] += 1
+            if state == "succeeded":
+                return model_id
+        raise AssertionError(f"pre-training of {model_id} failed {ASKED_AGAIN} times")
+
+    def _ask(self, owner: User, model_id: str, dataset_id: str) -> str:
+        return self._cast.ask(owner, model_id, [dataset_id], epochs=self._epochs)
+
+    def _until_completed(self, owner: User, model_id: str, dataset_id: str, request_id: str) -> str:
+        for _ in range(ASKED_AGAIN):
+            state = self._ended(owner, f"/requests/{request_id}")
+            self.done[f"request {state}"] += 1
+            if state == "completed":
+                return request_id
+            request_id = self._ask(owner, model_id, dataset_id)
+        raise AssertionError(f"{request_id} failed, as did {ASKED_AGAIN - 1} before it")
+
+    def _audit(self, owner: User, request_id: str) -> None:
+        for _ in range(ASKED_AGAIN):
+            body = {"request_id": request_id, "matrix_size": 4, "views": 2}
+            audit = owner.create("/audit", body)
+            state = self._ended(owner, f"/audits/{audit['id']}")
+            self.done[f"audit {state}"] += 1
+            if state == "succeeded":
+                return
+        raise AssertionError(f"audits of {request_id} failed {ASKED_AGAIN} times")
+
+    def _ended(self, user: User, path: str) -> str:
+        while True:
+            state = str(user.get(path)["state"])
+            if state in (*FINAL, "succeeded"):
+                return state
+            time.sleep(POLL_SECONDS)

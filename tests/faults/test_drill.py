@@ -1,0 +1,22 @@
+"""A short seeded schedule with all kinds of faults against a service at work."""
+
+from pathlib import Path
+
+from tests.faults import drill, schedule
+from tests.faults.injuries import Injurer
+from tests.faults.rig import Rig
+from tests.faults.users import Cast
+
+SEED = 4
+KILLS = 8
+PAUSE = (0.3, 1.5)
+
+
+def test_a_short_schedule_of_all_faults_keeps_the_promise(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    faults = schedule.plan(SEED, Injurer(rig).kinds(), kills=KILLS, pause=PAUSE)
+    outcome = drill.run(rig, cast, weights, SEED, faults, lanes=2, seconds=3)
+    assert sum(injury.hit for injury in outcome.injuries) >= KILLS
+    assert outcome.done["request completed"] >= 2
+    print(outcome)
