@@ -9,15 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from sqlalchemy import select
 
 from expunge.formats.digests import sha256_file
 from expunge.registry import jobs, orphans
 from expunge.registry.objects import ObjectDamaged, ObjectMissing, fetch
+from expunge.registry.tables import Job
 from expunge.registry.transitions import LeaseLost
 from expunge.worker.context import Context
 from expunge.worker.leases import OUTAGES, Held
 
 SNAPSHOT = "snapshot.safetensors"
+UPLOAD_GRACE_SECONDS = 5.0
+"""For the last snapshot of a process that was stopped."""
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +38,7 @@ class Courier:
         self._guard = threading.Condition()
         self._busy = False
         self._key: str | None = None
-        """The object that the job names."""
+        """The newest object; the job names it, or did until it ended."""
 
     def bring(self, key: str | None) -> None:
         """Put the last attempt's snapshot where the training process finds it, if there is a good one.
@@ -63,7 +67,8 @@ class Courier:
                 jobs.drop_snapshot(session, self._held.lease, reason)
 
         self._held.patiently(note)
-        self.clear()
+        self.tidy()
+        self._key = None
 
     def written(self, step: int) -> None:
         """Upload the snapshot that was just written, unless an upload still runs: then the newest waits."""
@@ -82,17 +87,22 @@ class Courier:
                 self._busy = True
                 threading.Thread(target=self._work, name="courier", daemon=True).start()
 
-    def finish(self, timeout: float) -> None:
-        """Wait until the newest snapshot is stored, for at most `timeout` seconds."""
+    def finish(self) -> None:
+        """Wait until the newest snapshot is stored, for at most UPLOAD_GRACE_SECONDS."""
         with self._guard:
-            self._guard.wait_for(lambda: not self._busy, timeout)
+            self._guard.wait_for(lambda: not self._busy, UPLOAD_GRACE_SECONDS)
 
-    def clear(self) -> None:
-        """Remove the stored snapshot once no job names it any more; what cannot be removed, a sweep removes."""
-        if self._key is not None:
-            with suppress(*OUTAGES):
+    def tidy(self) -> None:
+        """Remove the stored snapshot if no job names it any more; what cannot be removed, a sweep removes."""
+        self.finish()
+        if self._key is None:
+            return
+        with suppress(*OUTAGES):
+            with self._context.sessions() as session:
+                job = select(Job.snapshot_key).where(Job.id == self._held.lease.job_id)
+                named = session.scalar(job)
+            if named != self._key:
                 self._context.store.delete(self._key)
-            self._key = None
 
     def _work(self) -> None:
         while True:
@@ -122,9 +132,9 @@ class Courier:
             lease=lease,
             under=f"snapshots/{lease.job_id}/{lease.token}",
         )
+        self._key = key
         with self._context.sessions.begin() as session:
             jobs.note_snapshot(session, lease, key, step)
-        self._key = key
         logger.info("snapshot stored", step=step)
         if before is not None and before != key:
             with suppress(*OUTAGES):

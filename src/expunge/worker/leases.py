@@ -44,6 +44,8 @@ class Held:
     def __init__(self, context: Context, lease: Lease) -> None:
         self.lease = lease
         self.progress: dict[str, Any] | None = None
+        self.afterwards: list[Callable[[], None]] = []
+        """What is done once the attempt's end is written, however it ended."""
         self._context = context
         self._lost = threading.Event()
         self._done = threading.Event()

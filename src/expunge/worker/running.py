@@ -99,32 +99,38 @@ class Runner:
             structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt),
             kept_alive(self._context, lease) as held,
         ):
-            logger.info("job started", kind=lease.kind)
-            try:
-                self._work(held)
-                logger.info("job succeeded")
-            except LeaseLost:
-                logger.warning("lease lost; nothing more of this attempt is recorded")
-            except Stopped:
-                self._release(lease)
-            except JobCrashed as crash:
-                self._retry(lease, crash.failure)
-            except JobFailed as error:
-                self._fail(lease, error.failure)
-            except (ObjectDamaged, ObjectMissing) as error:
-                reason = "a stored object is damaged or missing"
-                self._fail(lease, Failure("damaged-object", reason, str(error)))
-            except OUTAGES as error:
-                self._wait_out(lease, "a store could not be reached", error)
-            # Whatever else a job runs into must end in its reason, not in a worker that is gone.
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in NO_SPACE:
-                    self._wait_out(lease, "the worker's disk is full", error)
-                    return
-                logger.exception("job ran into an unexpected error")
-                reason = f"an unexpected error; the operator's log says more under {lease.job_id}"
-                words = f"{type(error).__name__}: {error}"
-                self._retry(lease, Failure("exception", reason, words))
+            self._try(held)
+            for tidy in held.afterwards:
+                tidy()
+
+    def _try(self, held: Held) -> None:
+        lease = held.lease
+        logger.info("job started", kind=lease.kind)
+        try:
+            self._work(held)
+            logger.info("job succeeded")
+        except LeaseLost:
+            logger.warning("lease lost; nothing more of this attempt is recorded")
+        except Stopped:
+            self._release(lease)
+        except JobCrashed as crash:
+            self._retry(lease, crash.failure)
+        except JobFailed as error:
+            self._fail(lease, error.failure)
+        except (ObjectDamaged, ObjectMissing) as error:
+            reason = "a stored object is damaged or missing"
+            self._fail(lease, Failure("damaged-object", reason, str(error)))
+        except OUTAGES as error:
+            self._wait_out(lease, "a store could not be reached", error)
+        # Whatever else a job runs into must end in its reason, not in a worker that is gone.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                self._wait_out(lease, "the worker's disk is full", error)
+                return
+            logger.exception("job ran into an unexpected error")
+            reason = f"an unexpected error; the operator's log says more under {lease.job_id}"
+            words = f"{type(error).__name__}: {error}"
+            self._retry(lease, Failure("exception", reason, words))
 
     def _work(self, held: Held) -> None:
         match held.lease.kind:

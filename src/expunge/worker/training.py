@@ -33,6 +33,7 @@ def train(context: Context, held: Held) -> None:
     plan = held.patiently(lambda: _plan(context, lease))
     with context.scratch(lease.job_id) as folder:
         courier = Courier(context, held, folder)
+        held.afterwards.append(courier.tidy)
         courier.bring(plan.snapshot_key)
         task = _stage(context, plan, Stage(context.store, held, folder), courier)
         metrics = Watch(context, held, folder, courier).run(
@@ -40,7 +41,6 @@ def train(context: Context, held: Held) -> None:
         )
         result = Path(task.result)
         held.patiently(lambda: _record(context, lease, _store(context, lease, result), metrics))
-        courier.clear()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from expunge.worker.task import STOPPED_STATUS, Task, to_json
 
 POLL_SECONDS = 0.1
 """How soon a stop, a cancelled job, a time limit or a dead process is noticed."""
-UPLOAD_GRACE_SECONDS = 5.0
-"""For the last snapshot of a process that was stopped."""
 LAST_WORDS_CHARS = 800
 OOM_COUNTERS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")
 """Files with a line `oom_kill N`: how many processes the kernel has ended for lack of memory."""
@@ -125,7 +124,7 @@ class Watch:
         time.sleep(POLL_SECONDS)
         self._take_messages()
         if self._courier is not None:
-            self._courier.finish(UPLOAD_GRACE_SECONDS)
+            self._courier.finish()
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor) as pipe:
@@ -146,17 +145,23 @@ class Watch:
                     self._courier.written(message["step"])
                 case "snapshot-refused" if self._courier is not None:
                     self._courier.refused(message["reason"])
+                case "resumed":
+                    self._held.patiently(partial(self._note_resumed, message["step"]))
                 case "done":
                     self._result = message["result"]
                 case "failed":
                     self._failure = JobFailed.refused(message["reason"])
                 case "crashed":
-                    cause = message["cause"]
-                    self._failure = JobCrashed(Failure(cause, CRASHES[cause], message["words"]))
+                    kind = message["kind_of_crash"]
+                    self._failure = JobCrashed(Failure(kind, CRASHES[kind], message["words"]))
 
     def _start_evaluating(self) -> None:
         with self._context.sessions.begin() as session:
             jobs.start_evaluating(session, self._held.lease)
+
+    def _note_resumed(self, step: int) -> None:
+        with self._context.sessions.begin() as session:
+            jobs.note_resumed(session, self._held.lease, step)
 
     def _ending(self, status: int) -> JobFailed:
         """Why a process ended that could not say so itself."""
