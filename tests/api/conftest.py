@@ -275,14 +275,16 @@ class Past:
         digest = f"sha256:{key.rpartition('/')[2]}"
         return checkpoints.StoredWeights(digest, key, 10, digest, key)
 
-    def trained(self, model_owner: User, model_id: str, dataset_ids: list[str]) -> str:
+    def trained(
+        self, model_owner: User, model_id: str, dataset_ids: list[str], **metrics: Any
+    ) -> str:
         """A head for the model, trained on the data sets; returns its id."""
         answer = model_owner.post(f"/models/{model_id}/pretrain", {"dataset_ids": dataset_ids})
         assert answer.status_code == 202, answer.text
         lease = self.claimed(answer.json()["id"])
         with self.sessions.begin() as session:
-            row = checkpoints.record_pretrained(session, lease, self.weights(), {"seconds": 1.5})
-            return row.id
+            measured = {"seconds": 1.5} | metrics
+            return checkpoints.record_pretrained(session, lease, self.weights(), measured).id
 
     def claimed(self, job_id: str) -> jobs.Lease:
         """The lease of a worker that begins with the job."""
@@ -295,11 +297,12 @@ class Past:
         with self.sessions() as session:
             return str(session.get_one(Request, request_id).job_id)
 
-    def unlearned(self, request_id: str) -> None:
-        """Complete the request's job."""
+    def unlearned(self, request_id: str, **metrics: Any) -> str:
+        """Complete the request's job; returns the result's id."""
         lease = self.claimed(self.job_of(request_id))
         with self.sessions.begin() as session:
-            checkpoints.record_unlearned(session, lease, self.weights(), {"seconds": 2.5})
+            measured = {"seconds": 2.5} | metrics
+            return checkpoints.record_unlearned(session, lease, self.weights(), measured).id
 
     def compared(self, comparison_id: str, **result: Any) -> None:
         """Complete the comparison with this result and a file of each name."""
