@@ -262,9 +262,9 @@ class Past:
             move(session, dataset, "sealed", digest="sha256:0", index_key="none", samples=count)
             return dataset.id
 
-    def granted(self, owner: User, model_owner: User) -> str:
+    def granted(self, owner: User, model_owner: User, count: int = 3) -> str:
         """A sealed data set that the model owner may train on."""
-        dataset_id = self.sealed(owner)
+        dataset_id = self.sealed(owner, count)
         answer = owner.post(f"/datasets/{dataset_id}/grants", {"party_id": model_owner.id})
         assert answer.status_code == 201, answer.text
         return dataset_id

@@ -215,10 +215,9 @@ def _history(session: Session, model: Model, encoder: EncoderSpec) -> tuple[Basi
     """The newest jobs of the model, or else of all models of its framework, architecture and image size."""
     if done := _newest(session, select(Model.id).where(Model.id == model.id)):
         return "this model's jobs", done
+    same = {name: model.encoder[name] for name in ("architecture", "image_size")}
     alike = select(Model.id).where(
-        Model.encoder["objective"]["framework"].astext == encoder.framework,
-        Model.encoder["architecture"] == model.encoder["architecture"],
-        Model.encoder["image_size"] == model.encoder["image_size"],
+        Model.encoder.contains(same | {"objective": {"framework": encoder.framework}})
     )
     done = _newest(session, alike)
     return ("jobs of this architecture", done) if done else ("none", [])
