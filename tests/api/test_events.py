@@ -203,9 +203,13 @@ def test_an_owners_events_hold_nothing_of_the_job_or_of_others(
 ) -> None:
     lease = scene.past.claimed(scene.job)
     scene.finish(lease)
-    text = data_owner.get(f"/requests/{scene.request}/events").text
+    path = f"/requests/{scene.request}/events"
+    text = data_owner.get(path).text
     for hidden in (scene.job, scene.theirs, scene.other, "job_", "lease", "attempt", "actor"):
         assert hidden not in text
+    assert [each.id for each in follow(data_owner, path)] == ["1", "2", "3", "4", "5", "5"], (
+        "ids count what the owner sees, not what happens in the service"
+    )
 
 
 def test_a_job_that_starts_again_is_seen_to_do_so(

@@ -31,13 +31,16 @@ _EVENT_ID = re.compile(r"(\d{1,18})(?:\.(\d{1,9}-\d{1,12}))?")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a watcher is: last log row seen, and a mark of the last progress."""
+    """How far a watcher is: states seen, and a mark of the last progress.
 
-    seq: int = 0
+    The log's own numbers would count what happens to others.
+    """
+
+    seen: int = 0
     mark: str = ""
 
     def __str__(self) -> str:
-        return f"{self.seq}.{self.mark}" if self.mark else str(self.seq)
+        return f"{self.seen}.{self.mark}" if self.mark else str(self.seen)
 
 
 class StateReached(BaseModel):
@@ -80,24 +83,21 @@ async def follow(
             now = moment(session)
             rows = session.scalars(
                 select(LogRow)
-                .where(
-                    LogRow.subject_id == subject_id,
-                    LogRow.seq > after,
-                    LogRow.event.in_(STATES),
-                )
+                .where(LogRow.subject_id == subject_id, LogRow.event.in_(STATES))
                 .order_by(LogRow.seq)
+                .offset(after)
             ).all()
             return now, list(rows)
 
     while True:
-        now, rows = await run_in_threadpool(look, position.seq)
+        now, rows = await run_in_threadpool(look, position.seen)
         for row in rows:
-            position = Position(row.seq)
+            position = Position(position.seen + 1)
             yield _state(row, position)
         last_state = rows[-1].event if rows else now.state
         mark = _mark(now.progress)
         if now.progress is not None and mark != position.mark and last_state == now.state:
-            position = Position(position.seq, mark)
+            position = Position(position.seen, mark)
             yield ServerSentEvent(
                 event="progress", data=now.progress.model_dump(mode="json"), id=str(position)
             )
