@@ -1,5 +1,6 @@
 """Real training processes: killed, stopped, resumed, out of memory, without a supervisor."""
 
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.worker.lab import ENCODER, MOCO, WAIT_SECONDS, eventually, images
 
 from expunge.formats.digests import sha256_file
@@ -332,3 +334,11 @@ def test_what_memory_was_too_small_for_is_told_from_other_errors(
         cause()
     assert kind_of_crash(raised.value) == kind
     assert kind_of_crash(torch.OutOfMemoryError("of a device")) == "out-of-memory"
+
+
+def test_a_full_disk_is_told_from_other_errors() -> None:
+    assert kind_of_crash(OSError(errno.ENOSPC, "No space left on device")) == "disk-full"
+    assert kind_of_crash(OSError(errno.EDQUOT, "Disk quota exceeded")) == "disk-full"
+    assert kind_of_crash(OSError(errno.EACCES, "Permission denied")) == "exception"
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    assert kind_of_crash(SafetensorError(words)) == "disk-full"

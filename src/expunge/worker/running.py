@@ -1,6 +1,5 @@
 """From a wake-up to a job's end: claim the next one, run it by kind, and turn what went wrong into its reason."""
 
-import errno
 import os
 import random
 import socket
@@ -20,13 +19,12 @@ from expunge.worker import intake, oracles
 from expunge.worker.comparing import compare
 from expunge.worker.context import Context
 from expunge.worker.leases import OUTAGES, Held, Stopped, kept_alive
+from expunge.worker.task import NO_SPACE
 from expunge.worker.training import train
 from expunge.worker.watching import JobCrashed, JobFailed
 
 if TYPE_CHECKING:
     from expunge.worker.auditing import Auditor
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 logger = structlog.get_logger(__name__)
 

@@ -1,9 +1,12 @@
 """What a supervisor asks of a training process, as plain data that travels in a JSON file."""
 
+import errno
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk; safetensors names them in the words of its own error."""
 STOPPED_STATUS = 75
 """How a training process exits that was asked to stop."""
 

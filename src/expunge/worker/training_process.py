@@ -11,7 +11,7 @@ from pathlib import Path
 
 from expunge.worker.stop_signal import StopSignal
 from expunge.worker.supervisor_pipe import Supervisor
-from expunge.worker.task import STOPPED_STATUS, ComparisonTask, from_json
+from expunge.worker.task import NO_SPACE, STOPPED_STATUS, ComparisonTask, from_json
 
 NICENESS = 10
 """Added to the worker's own: api and audits answer on the same cores, and must not wait for training."""
@@ -47,9 +47,12 @@ def run(task_file: Path, supervisor: Supervisor, stop: StopSignal) -> int:
 
 
 def kind_of_crash(error: Exception) -> str:
-    """`out-of-memory` for the CPU's or the device's, else `exception`."""
+    """`disk-full`, `out-of-memory` for the CPU's or the device's, else `exception`."""
     import torch  # noqa: PLC0415 - see `run`
 
+    number = error.errno if isinstance(error, OSError) else None
+    if number in NO_SPACE or any(f"(os error {each})" in str(error) for each in NO_SPACE):
+        return "disk-full"
     exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return "out-of-memory" if exhausted or CPU_ALLOCATION_FAILED in str(error) else "exception"
 

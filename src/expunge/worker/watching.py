@@ -1,5 +1,6 @@
 """One training process from start to end: its messages read, its end explained, stopped when it has to be."""
 
+import errno
 import json
 import os
 import queue
@@ -56,7 +57,7 @@ class Watch:
         self._courier = courier
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._result: dict[str, Any] | None = None
-        self._failure: JobFailed | None = None
+        self._failure: JobFailed | OSError | None = None
         self._output = folder / "output.log"
         self._oom_kills = _oom_kills()
 
@@ -65,6 +66,7 @@ class Watch:
 
         Raises:
             Stopped, JobFailed, JobCrashed, LeaseLost: the process is gone when this returns.
+            OSError: the disk is full.
         """
         task_file = self._folder / "task.json"
         task_file.write_text(to_json(task))
@@ -152,8 +154,7 @@ class Watch:
                 case "failed":
                     self._failure = JobFailed.refused(message["reason"])
                 case "crashed":
-                    kind = message["kind_of_crash"]
-                    self._failure = JobCrashed(Failure(kind, CRASHES[kind], message["words"]))
+                    self._failure = _crash(message["kind_of_crash"], message["words"])
 
     def _start_evaluating(self) -> None:
         with self._context.sessions.begin() as session:
@@ -178,6 +179,13 @@ class Watch:
             return JobCrashed(Failure("out-of-memory", CRASHES["out-of-memory"], words))
         name = signal.Signals(-status).name
         return JobCrashed(Failure("signal", f"the training process was ended by {name}", words))
+
+
+def _crash(kind: Any, words: str) -> JobCrashed | OSError:
+    if kind == "disk-full":
+        # To be waited out, as when this process meets a full disk itself.
+        return OSError(errno.ENOSPC, words)
+    return JobCrashed(Failure(kind, CRASHES[kind], words))
 
 
 CRASHES = {
