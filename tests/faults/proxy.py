@@ -99,11 +99,10 @@ class Proxy:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
+        self._flowing.set()
         self._reset_all()
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _set(self, mode: Mode) -> None:

@@ -19,4 +19,3 @@ def test_a_short_schedule_of_all_faults_keeps_the_promise(
     outcome = drill.run(rig, cast, weights, SEED, faults, lanes=2, seconds=3)
     assert sum(injury.hit for injury in outcome.injuries) >= KILLS
     assert outcome.done["request completed"] >= 2
-    print(outcome)

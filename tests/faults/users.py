@@ -39,6 +39,7 @@ class User:
         self, url: str, party_id: str, secret: str, accepted: MutableMapping[tuple[str, str], str]
     ) -> None:
         self.party_id = party_id
+        self._secret = secret
         self.statuses: list[int] = []
         """Of all answers, repeated calls included."""
         self._accepted = accepted
@@ -48,6 +49,10 @@ class User:
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
+
+    def at(self, url: str) -> "User":
+        """The same party, reaching the service by another way; to be closed."""
+        return User(url, self.party_id, self._secret, self._accepted)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,0 +1,148 @@
+"""What everything leans on is away for a while: api, Redis, PostgreSQL, object store, disk. Work waits and goes on."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import text
+from tests.faults.injuries import flush_redis, kill_backend
+from tests.faults.proxy import Mode, Proxy
+from tests.faults.rig import REPUBLISH_SECONDS, Rig
+from tests.faults.users import Cast
+
+LATE_SECONDS = 2.0
+"""A lost wake-up may cost the interval at which workers look by themselves, and this."""
+
+
+def requests_to(rig: Rig, model_id: str) -> list[str]:
+    rows = rig.rows("SELECT id FROM requests WHERE model_id = :id", id=model_id)
+    return [row["id"] for row in rows]
+
+
+@contextmanager
+def asking(ask: Callable[[], str]) -> Iterator["Future[str]"]:
+    """A user who asks, and goes on asking, while the block runs; has the answer after it."""
+    with ThreadPoolExecutor(1) as users:
+        answer = users.submit(ask)
+        yield answer
+        answer.result()
+
+
+def test_a_request_whose_api_dies_before_it_is_accepted_is_made_once(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    model_id, owner = cast.model(weights=weights), cast.owners[0]
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with rig.engine.connect() as connection:
+        connection.execute(text("SELECT 1 FROM models WHERE id = :id FOR UPDATE"), {"id": model_id})
+        with asking(lambda: cast.removal_of(model_id, seconds=0.1).request_id) as answer:
+            rig.eventually(lambda: rig.rows(waiting), "the request is half made")
+            rig.process("api").kill()
+            connection.rollback()
+    assert requests_to(rig, model_id) == [answer.result()]
+    assert owner.get(f"/requests/{answer.result()}")["id"] == answer.result()
+
+
+def test_a_request_whose_answer_is_lost_is_made_once(rig: Rig, cast: Cast, weights: Path) -> None:
+    model_id, owner = cast.model(weights=weights), cast.owners[0]
+    with Proxy(int(urlsplit(rig.stack.url).port or 0)) as api:
+        user = owner.at(api.url)
+        api.set(Mode.DEAF)
+        with asking(
+            lambda: cast.ask(user, model_id, cast.sets[owner.party_id], epochs=1)
+        ) as answer:
+            rig.eventually(lambda: api.bitten >= 2, "two answers are lost")
+            api.set(Mode.PASS)
+        user.close()
+    assert requests_to(rig, model_id) == [answer.result()]
+
+
+def test_a_lost_wakeup_costs_no_more_than_the_workers_own_look(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    model_id = cast.model(weights=weights)
+    dispatcher = rig.process("dispatch")
+    dispatcher.send_signal(signal.SIGSTOP)
+    try:
+        assert flush_redis(rig)
+        removal = cast.removal_of(model_id, seconds=0.1)
+        job = rig.eventually(
+            lambda: next((j for j in [rig.job(removal.job_id)] if j["attempt"]), None),
+            "it is taken",
+        )
+    finally:
+        dispatcher.send_signal(signal.SIGCONT)
+    waited = (job["claimed_at"] - job["due_at"]).total_seconds()
+    assert waited < REPUBLISH_SECONDS + LATE_SECONDS
+    assert rig.until_ended(removal.job_id)["state"] == "succeeded"
+
+
+def test_redis_is_emptied_and_killed_while_jobs_wait(rig: Rig, cast: Cast, weights: Path) -> None:
+    removals = [cast.removal(weights, seconds=0.1, owner=n) for n in range(len(cast.owners))]
+    assert flush_redis(rig)
+    rig.process("redis").kill()
+    for removal in removals:
+        job = rig.until_ended(removal.job_id)
+        assert (job["state"], job["attempt"]) == ("succeeded", 1)
+
+
+def test_a_job_trains_on_while_postgresql_is_killed_and_recovers(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    job_id = cast.removal(weights, seconds=4).job_id
+    rig.until_snapshot(job_id)
+    (child,) = rig.training()
+    rig.process("postgres").kill()
+    assert rig.job(job_id)["attempt"] == 1
+    assert kill_backend(rig, draw=0)
+    job = rig.until_ended(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 1)
+    assert not child.is_running()
+
+
+def test_a_result_is_recorded_once_when_the_store_is_back(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    removal = cast.removal(weights, seconds=0.5)
+    proxy = rig.proxy
+    assert proxy is not None
+    rig.eventually(rig.training, "the files are there and the job trains")
+    with proxy.failing(Mode.REFUSE):
+        rig.eventually(lambda: rig.job(removal.job_id)["state"] == "evaluating", "it is measured")
+        rig.eventually(lambda: not rig.training(), "its result is to be stored")
+    for mode in (Mode.CUT, Mode.UNAVAILABLE, Mode.STALL):
+        bitten = proxy.bitten
+        with proxy.failing(mode):
+            rig.eventually(lambda bitten=bitten: proxy.bitten > bitten, f"{mode} is met")
+            assert rig.job(removal.job_id)["state"] == "evaluating"
+    job = rig.until_ended(removal.job_id)
+    assert (job["state"], job["attempt"], job["outages"]) == ("succeeded", 1, 0)
+    assert cast.head(removal.model_id) == job["result_checkpoint_id"]
+
+
+def test_a_job_waits_until_the_workers_disk_has_room_and_goes_on(
+    rig: Rig, cast: Cast, weights: Path
+) -> None:
+    disk = rig.work_disk
+    if disk is None:
+        pytest.skip("only root may mount the small disk that this fills")
+    trained = cast.removal(weights, seconds=3)
+    rig.until_snapshot(trained.job_id)
+    model_id = cast.model(weights=weights)
+    disk.fill()
+    try:
+        staged = cast.removal_of(model_id, seconds=0.1, owner=1)
+        rig.eventually(lambda: rig.job(staged.job_id)["outages"], "the new job finds no room")
+        time.sleep(2 * REPUBLISH_SECONDS)
+    finally:
+        disk.free()
+    for removal in (trained, staged):
+        job = rig.until_ended(removal.job_id)
+        assert job["state"] == "succeeded"
+        assert job["failure"] is None, "a full disk is no crash"
+    assert rig.job(staged.job_id)["reason"] is None
