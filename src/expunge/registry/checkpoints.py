@@ -182,6 +182,8 @@ def record_unlearned(
     jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
     log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
     move_requests(session, job, RequestState.COMPLETED)
+    # Some of them may be about data that a newly trained head never held.
+    _end_exposure(session, model, log.SERVICE)
     _promote_by_policy(session, model, checkpoint, metrics)
     return checkpoint
 
@@ -246,7 +248,7 @@ def objection(session: Session, checkpoint: Checkpoint) -> Conflict | None:
 
 
 def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str) -> None:
-    """Put a checkpoint in force; requests whose data it has forgotten (or never held) are exposed no more."""
+    """Put a checkpoint in force, and with it the requests whose data it has forgotten or never held."""
     before = model.head_checkpoint_id
     model.head_checkpoint_id = checkpoint.id
     checkpoint.promoted_at = checkpoint.promoted_at or func.now()
@@ -255,12 +257,17 @@ def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str
     log.append(
         session, actor, model.id, "promoted", checkpoint_id=checkpoint.id, previous_id=before
     )
+    _end_exposure(session, model, actor)
+
+
+def _end_exposure(session: Session, model: Model, actor: str) -> None:
+    """Note which completed requests are in force: those of whose data the head holds nothing."""
     still_held = (
         select(RequestDataset.request_id)
         .join(CheckpointDataset, CheckpointDataset.dataset_id == RequestDataset.dataset_id)
         .where(
             RequestDataset.request_id == Request.id,
-            CheckpointDataset.checkpoint_id == checkpoint.id,
+            CheckpointDataset.checkpoint_id == model.head_checkpoint_id,
             ~CheckpointDataset.forgotten,
         )
         .exists()
@@ -278,7 +285,7 @@ def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str
         .execution_options(synchronize_session=False)
     ).all()
     for request_id in sorted(ended):
-        log.append(session, actor, request_id, "in-force", checkpoint_id=checkpoint.id)
+        log.append(session, actor, request_id, "in-force", checkpoint_id=model.head_checkpoint_id)
 
 
 def _add(
