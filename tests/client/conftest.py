@@ -44,6 +44,7 @@ class Service:
 
     url: str
     operator: Client
+    operator_secret: str
     cast: Cast
     outcome: Outcome
     told: str
@@ -66,7 +67,8 @@ def service() -> Iterator[Service]:
             outcome = Story(console, TINY, 0, folder / "out", stack.logs).tell(cast, shards)
             assert isinstance(console.file, io.StringIO)
             told = console.file.getvalue()
-            yield Service(stack.url, operator, cast, outcome, told, folder)
+            secret = stack.operator.secret
+            yield Service(stack.url, operator, secret, cast, outcome, told, folder)
 
 
 def tiny_shards(folder: Path) -> dict[str, list[Path]]:

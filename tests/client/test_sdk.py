@@ -9,6 +9,7 @@ from tests.client.conftest import Service
 from tests.client.relay import Relay
 
 from expunge.client import Client, ProblemError, UnreachableError
+from expunge.client.problems import LostSecretError
 from expunge.client.resources import End, StateChange
 
 
@@ -90,14 +91,32 @@ def test_reading_is_repeated_while_the_service_is_away(service: Service) -> None
 
 
 def test_what_could_act_twice_is_not_repeated(service: Service) -> None:
-    secret = service.cast.owners[0].key.secret
+    secret = service.cast.model_owner.key.secret
+    request = service.outcome.owners[0].request.id
     with Relay.before(service.url, None, None) as relay, Client(relay.url, secret) as client:
         with pytest.raises(ProblemError) as caught:
-            client.create_dataset("once")
+            client.approve_request(request)
         assert caught.value.status == 503
         with pytest.raises(ProblemError):
-            client.create_dataset("once")
+            client.reject_request(request, "no")
         assert relay.connections == 2
+
+
+def test_what_was_created_while_the_answer_was_lost_is_created_once(service: Service) -> None:
+    """The first connection breaks before the first byte of the answer: the call was carried out."""
+    secret = service.cast.owners[0].key.secret
+    with Relay.before(service.url, 0) as relay, Client(relay.url, secret) as client:
+        made = client.create_dataset("made once")
+        assert relay.connections == 2
+        assert [each.id for each in client.datasets() if each.name == "made once"] == [made.id]
+
+
+def test_a_key_whose_secret_was_lost_is_said_to_be(service: Service) -> None:
+    operator, party = service.operator_secret, service.cast.owners[0].party
+    with Relay.before(service.url, 0) as relay, Client(relay.url, operator) as client:
+        with pytest.raises(LostSecretError, match=r"Key key_\w+ was made .* revoke it"):
+            client.create_key(party.id)
+        assert client.create_key(party.id).secret.startswith("xpk_")
 
 
 def test_a_request_whose_answer_was_lost_is_made_once(service: Service, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The shapes that calls of the service come in: one answer, pages, long work, event streams."""
+"""The shapes that calls of the service come in: one answer, creations, pages, long work, event streams."""
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -31,15 +32,58 @@ class Stateful(Protocol):
 S = TypeVar("S", bound=Stateful)
 
 
+class Calls:
+    """Base of each group of calls."""
+
+    def __init__(self, transport: Transport, max_wait: float) -> None:
+        self._transport = transport
+        self._max_wait = max_wait
+
+
 def get(transport: Transport, path: str, params: Mapping[str, Any] | None = None) -> Any:
     """The JSON answer of a GET, retried over lost connections."""
     return transport.send("GET", path, params=params, repeatable=True).json()
 
 
-def post(transport: Transport, path: str, body: Mapping[str, Any], *, wait: bool = False) -> Any:
-    """The JSON answer of a POST, sent once; with `wait` the service may answer late."""
+def post(
+    transport: Transport,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    repeatable: bool = False,
+    wait: bool = False,
+) -> Any:
+    """The JSON answer of a POST, sent once unless `repeatable`; with `wait` the service may answer late."""
     return transport.send(
-        "POST", path, Body(json=dict(body)), headers=prefer(wait), wait=extra_seconds(wait)
+        "POST",
+        path,
+        Body(json=dict(body)),
+        headers=prefer(wait),
+        repeatable=repeatable,
+        wait=extra_seconds(wait),
+    ).json()
+
+
+def create(
+    transport: Transport,
+    path: str,
+    body: Body,
+    idempotency_key: str | None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    wait: bool = False,
+) -> Any:
+    """The JSON answer of a POST that makes something; retries carry one Idempotency-Key, so it is made once."""
+    key = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return transport.send(
+        "POST",
+        path,
+        body,
+        params=params,
+        headers={**key, **prefer(wait), **(headers or {})},
+        repeatable=True,
+        wait=extra_seconds(wait),
     ).json()
 
 

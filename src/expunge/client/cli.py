@@ -2,7 +2,16 @@
 
 import typer
 
-from expunge.client.commands import audit, compare, datasets, jobs, models, parties, requests
+from expunge.client.commands import (
+    audit,
+    compare,
+    datasets,
+    estimate,
+    jobs,
+    models,
+    parties,
+    requests,
+)
 
 EPILOG = """The service's address and your key come from EXPUNGE_URL and EXPUNGE_KEY.
 Every command takes --json for scripts and ends with status 1 if something went wrong."""
@@ -21,6 +30,7 @@ def build_app() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.add_typer(requests.app, name="requests")
     app.add_typer(jobs.app, name="jobs")
+    estimate.add_to(app)
     audit.add_to(app)
     compare.add_to(app)
     parties.add_to(app)

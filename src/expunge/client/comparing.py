@@ -11,7 +11,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from expunge.client.comparisons import Cell, Comparison, ComparisonResult, Gap, Row, RunProgress
-from expunge.client.progress import LOG_LINE_EVERY_SECONDS, left
+from expunge.client.durations import in_words
+from expunge.client.progress import LOG_LINE_EVERY_SECONDS
 
 NOT_THERE = "–"
 ACRONYM_CHARS = 4
@@ -34,7 +35,7 @@ def describe(progress: RunProgress) -> str:
     seed = "" if progress.seed is None else f", seed {progress.seed}"
     training = progress.training
     epoch = "" if training is None else f", epoch {training.epoch}/{training.epochs}"
-    until = "" if progress.eta_seconds is None else f" · {left(progress.eta_seconds)} left"
+    until = "" if progress.eta_seconds is None else f" · {in_words(progress.eta_seconds)} left"
     return f"{progress.label}{seed}{epoch}{until}"
 
 

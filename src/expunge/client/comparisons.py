@@ -4,15 +4,14 @@
 """
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.client.calls import extra_seconds, get, pages, prefer, until_final
+from expunge.client.calls import Calls, create, get, pages, post, until_final
 from expunge.client.resources import FINAL_COMPARISON_STATES, Progress, Resource
-from expunge.client.transport import Body, Transport
+from expunge.client.transport import Body
 
 TableFormat = Literal["json", "csv", "md"]
 Search = Mapping[str, Any]
@@ -105,12 +104,8 @@ class Comparison(Resource):
     finished_at: datetime | None = None
 
 
-class Comparisons:
+class Comparisons(Calls):
     """The calls about comparisons, as `Client.comparisons`."""
-
-    def __init__(self, transport: Transport, max_wait: float) -> None:
-        self._transport = transport
-        self._max_wait = max_wait
 
     def create(
         self,
@@ -145,15 +140,9 @@ class Comparisons:
             "keep_best": keep_best,
             "protocol": protocol,
         }
-        answer = self._transport.send(
-            "POST",
-            "/comparisons",
-            Body(json={name: value for name, value in body.items() if value is not None}),
-            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())} | prefer(wait),
-            repeatable=True,
-            wait=extra_seconds(wait),
-        )
-        first = Comparison.model_validate(answer.json())
+        given = Body(json={name: value for name, value in body.items() if value is not None})
+        answer = create(self._transport, "/comparisons", given, idempotency_key, wait=wait)
+        first = Comparison.model_validate(answer)
         if not wait:
             return first
         return until_final(
@@ -163,6 +152,11 @@ class Comparisons:
     def get(self, comparison_id: str) -> Comparison:
         """One comparison, with its result once it is done."""
         return Comparison.model_validate(get(self._transport, f"/comparisons/{comparison_id}"))
+
+    def cancel(self, comparison_id: str, reason: str | None = None) -> Comparison:
+        """End a comparison that waits or runs; nothing of it is kept."""
+        path, body = f"/comparisons/{comparison_id}/cancel", {"reason": reason}
+        return Comparison.model_validate(post(self._transport, path, body, repeatable=True))
 
     def list(self) -> Iterator[Comparison]:
         """The caller's comparisons, without results."""

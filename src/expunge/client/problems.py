@@ -37,6 +37,10 @@ class ProblemError(Exception):
         return "; ".join(parts)
 
 
+class LostSecretError(Exception):
+    """A key was made, but the answer with its secret was lost: the service cannot show it again."""
+
+
 class UnreachableError(Exception):
     """No usable answer came from the service; the message names the address that was tried."""
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from expunge.client.durations import in_words
 from expunge.client.resources import End, Event, Progress, StateChange
 
 LOG_LINE_EVERY_SECONDS = 15.0
-SHOWN_AS_SECONDS = 100
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,9 @@ def describe(progress: Progress) -> str:
     parts = [
         "" if loss is None else f"loss {loss:.3f}",
         "" if speed is None else f"{speed:,.0f} images/s",
-        f"{left(progress.eta_seconds)} left",
+        f"{in_words(progress.eta_seconds)} left",
     ]
     return " · ".join(filter(None, parts))
-
-
-def left(eta_seconds: float) -> str:
-    """The estimated time left, as a person would say it."""
-    seconds = round(eta_seconds)
-    return f"{seconds} s" if seconds < SHOWN_AS_SECONDS else f"{round(seconds / 60)} min"
 
 
 def _with_bars(events: Iterable[Event], console: Console, title: str) -> Iterator[Event]:

@@ -9,11 +9,12 @@ Role = Literal["operator", "model_owner", "data_owner", "auditor"]
 Level = Literal["encoder", "projector"]
 Which = Literal["before", "after", "gap"]
 
-FINAL_DATASET_STATES = frozenset({"sealed", "invalid"})
+# Not being sealed: a data set is open again if the check itself failed.
+SETTLED_DATASET_STATES = frozenset({"open", "sealed", "invalid"})
 FINAL_CHECKPOINT_STATES = frozenset({"ready", "invalid"})
 FINAL_REQUEST_STATES = frozenset({"completed", "failed", "cancelled", "rejected"})
 FINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
-FINAL_AUDIT_STATES = frozenset({"succeeded", "failed"})
+FINAL_AUDIT_STATES = frozenset({"succeeded", "failed", "cancelled"})
 FINAL_COMPARISON_STATES = FINAL_AUDIT_STATES
 
 
@@ -114,6 +115,19 @@ class SampleInfo(Resource):
     size: int
 
 
+class Drift(Resource):
+    """What removals since the last full training add up to; `reasons` for a retrain, if it is advised."""
+
+    jobs: int
+    forgotten_samples: int
+    trained_samples: int
+    forgotten_share: float
+    utility_lost: float
+    alignment_drift: float
+    retrain_advised: bool
+    reasons: list[str]
+
+
 class Model(Resource):
     """A model; to data owners whose data trained it only the first members are shown."""
 
@@ -126,6 +140,7 @@ class Model(Resource):
     head_checkpoint_id: str | None = None
     control_dataset_id: str | None = None
     policy: dict[str, Any] | None = None
+    drift: Drift | None = None
 
 
 class Checkpoint(Resource):
@@ -143,7 +158,27 @@ class Checkpoint(Resource):
     trained_on: list[str] = []
     forgotten: list[str] = []
     is_head: bool = False
+    drift: Drift | None = None
     created_at: datetime
+    promoted_at: datetime | None = None
+
+
+class Ancestry(Resource):
+    """A checkpoint's place in its model's history; `reason` says why one cannot go to it."""
+
+    id: str
+    parent_id: str | None = None
+    job_id: str | None = None
+    state: str
+    made_at: datetime
+    promoted_at: datetime | None = None
+    is_head: bool
+    trained_datasets: int
+    forgotten_datasets: int
+    problem: Fault | None = None
+    drift: Drift
+    promotable: bool
+    reason: str | None = None
 
 
 class Progress(Resource):
@@ -187,6 +222,23 @@ class RemovalRequest(Resource):
     result: Outcome | None = None
     created_at: datetime
     updated_at: datetime
+    finished_at: datetime | None = None
+    deadline_at: datetime
+    overdue: bool
+    effective_at: datetime | None = None
+    exposure_seconds: float | None = None
+    """From the request until a head without the data was in force, or until now; None if it ended without."""
+
+
+class Failure(Resource):
+    """How the last attempt that did not end well ended; `words` are the last that was heard of it."""
+
+    kind: str
+    reason: str
+    words: str
+    attempt: int
+    step: int
+    crashes: int | None = None
 
 
 class Job(Resource):
@@ -200,15 +252,64 @@ class Job(Resource):
     method: str | None = None
     params: dict[str, Any] = {}
     seed: int | None = None
+    priority: int = 0
     attempt: int = 0
+    outages: int = 0
+    worker: str | None = None
+    failure: Failure | None = None
+    snapshot_step: int | None = None
+    seconds_used: float = 0.0
     progress: Progress | None = None
     metrics: dict[str, Any] | None = None
     base_checkpoint_id: str | None = None
     result_checkpoint_id: str | None = None
     request_ids: list[str] = []
     created_at: datetime
+    due_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+
+class LogEntry(Resource):
+    """One thing that happened to a request or a job; `actor` is `you`, `model owner`, `service` or a party's id."""
+
+    position: int
+    at: datetime
+    actor: str
+    event: str
+    reason: str | None = None
+    kind: str | None = None
+    words: str | None = None
+    attempt: int | None = None
+    worker: str | None = None
+    priority: int | None = None
+
+
+class Span(Resource):
+    """Seconds, to two significant digits."""
+
+    expected: float
+    low: float
+    high: float
+
+
+class Cost(Resource):
+    """At the operator's price of a device's hour."""
+
+    amount: float
+    currency: str
+
+
+class Estimate(Resource):
+    """What one method would take; `seconds` is None where nothing comparable was ever run."""
+
+    method: str
+    params: dict[str, Any]
+    seconds: Span | None = None
+    waiting_seconds: float | None = None
+    cost: Cost | None = None
+    basis: str
+    n_jobs: int | None = None
 
 
 class StateChange(Resource):

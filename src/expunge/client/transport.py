@@ -22,7 +22,7 @@ from expunge.client.problems import UnreachableError, problem_of
 RETRIES = 4
 RETRY_BASE_SECONDS = 0.25
 RETRY_MAX_SECONDS = 4.0
-# Answers of a proxy whose service is restarting; the service itself does not send them.
+# Answers of a proxy whose service is restarting, or of the service while a store is away.
 RETRIED_STATUSES = frozenset({502, 503, 504})
 CONNECT_TIMEOUT_SECONDS = 10.0
 # The service sends a comment line well within this time when nothing happens.

@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from expunge.client.commands.session import CommandError, Session, command, pairs, value_of
+from expunge.client.commands.session import (
+    CommandError,
+    Session,
+    command,
+    pairs,
+    setting,
+    value_of,
+)
 from expunge.client.comparing import follow, result_table
 from expunge.client.comparisons import Comparison
 
@@ -124,6 +131,20 @@ def show(session: Session, comparison: ComparisonId, *, out: Out = None) -> None
     _finish(session, comparison, out)
 
 
+@command(app, "cancel")
+def cancel(
+    session: Session,
+    comparison: ComparisonId,
+    reason: Annotated[str | None, typer.Option(help="Why, for your own records.")] = None,
+) -> None:
+    """End a comparison that waits or runs; nothing of it is kept."""
+    ended = session.client.comparisons.cancel(comparison, reason)
+    if session.as_json:
+        session.print_json(ended.model_dump(mode="json"))
+    else:
+        session.out.print(f"{ended.id} is {ended.state}: {ended.reason}", highlight=False)
+
+
 def _finish(session: Session, comparison_id: str, out: Path | None) -> None:
     steps = session.client.comparisons.watch(comparison_id)
     done: Comparison | None = None
@@ -146,7 +167,7 @@ def _finish(session: Session, comparison_id: str, out: Path | None) -> None:
 
 def _methods(session: Session, given: Sequence[str], grids: Sequence[str]) -> list[dict[str, Any]]:
     """`["fine_tune:epochs=5"]` with `["epochs=1,2"]` as the service takes them."""
-    specs = [_setting(text) | {"grid": {}} for text in given]
+    specs = [setting(text) | {"grid": {}} for text in given]
     parameters = (
         {each.id: each.parameters["properties"] for each in session.client.methods()}
         if any(":" not in text for text in grids)
@@ -183,13 +204,7 @@ def _search(text: str | None, trials: int | None, *, with_retrain: bool) -> dict
             raise CommandError("--trials goes with --search")
         return None
     chosen = {} if trials is None else {"trials": trials}
-    return _setting(text) | {"objective": "retrain" if with_retrain else "proxy"} | chosen
-
-
-def _setting(text: str) -> dict[str, Any]:
-    """`fine_tune:epochs=5,learning_rate=0.01` as method and parameters."""
-    method, _, params = text.partition(":")
-    return {"method": method, "params": pairs(filter(None, params.split(",")))}
+    return setting(text) | {"objective": "retrain" if with_retrain else "proxy"} | chosen
 
 
 def _seeds(text: str) -> list[int]:

@@ -98,11 +98,10 @@ def grant(
 def _seal(session: Session, dataset_id: str) -> None:
     dataset: Dataset = session.client.seal(dataset_id)
     session.show(dataset)
-    if dataset.state == "invalid":
+    if dataset.state != "sealed":
         fault = dataset.problem
         where = f"shard {fault.shard}: " if fault and fault.shard else ""
         reason = fault.detail if fault else "no reason given"
-        raise CommandError(
-            f"the data set is invalid: {where}{reason}. "
-            "Upload the corrected shard under the same name and seal again"
-        )
+        corrected = "Upload the corrected shard under the same name and seal again"
+        then = corrected if dataset.state == "invalid" else "Try again later"
+        raise CommandError(f"the data set is {dataset.state}: {where}{reason}. {then}")

@@ -1,4 +1,4 @@
-"""`expunge jobs …`: list, show, watch."""
+"""`expunge jobs …`: list, show, watch, cancel, priority, log."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 from expunge.client.commands.session import CommandError, Session, command
 from expunge.client.progress import Followed, follow
 from expunge.client.resources import End, Event, Progress
+from expunge.client.telling import log_table
 
 app = typer.Typer(no_args_is_help=True, help="Training and unlearning runs (model owners).")
 
@@ -24,6 +25,8 @@ def list_(session: Session) -> None:
             ("kind", lambda item: item.kind),
             ("method", lambda item: item.method),
             ("state", lambda item: item.state),
+            ("priority", lambda item: item.priority),
+            ("attempt", lambda item: item.attempt),
             ("requests", lambda item: len(item.request_ids)),
             ("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}"),
         ],
@@ -34,6 +37,39 @@ def list_(session: Session) -> None:
 def show(session: Session, job: JobId) -> None:
     """Show one job, with its measurements when it has succeeded."""
     session.show(session.client.job(job))
+
+
+@command(app, "cancel")
+def cancel(
+    session: Session,
+    job: JobId,
+    reason: Annotated[
+        str | None, typer.Option(help="Why; the owners of its requests read it.")
+    ] = None,
+) -> None:
+    """End a job that waits or runs, and all its requests; the model stays as it is."""
+    session.show(session.client.cancel_job(job, reason))
+
+
+@command(app, "priority")
+def priority(
+    session: Session,
+    job: JobId,
+    priority: Annotated[
+        int, typer.Argument(metavar="PRIORITY", help="-9 to 9; more goes first.", min=-9, max=9)
+    ],
+) -> None:
+    """Let a waiting job go before or after others of yours.
+
+    Example: expunge jobs priority job_… 5; a negative one after --: expunge jobs priority job_… -- -5
+    """
+    session.show(session.client.set_priority(job, priority))
+
+
+@command(app, "log")
+def log(session: Session, job: JobId) -> None:
+    """Tell a job's whole life in order: who, when, which attempt, why."""
+    session.show_table(session.client.job_log(job), log_table)
 
 
 @command(app, "watch")

@@ -1,4 +1,4 @@
-"""`expunge models …`: create, list, show, pretrain, upload-checkpoint, download."""
+"""`expunge models …`: create, list, show, policy, lineage, pretrain, upload-checkpoint, download, promote."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,8 @@ import typer
 
 from expunge.client.commands.jobs import watch_job
 from expunge.client.commands.session import CommandError, Session, command, pairs
+from expunge.client.resources import Model
+from expunge.client.telling import advice, lineage_table
 
 app = typer.Typer(no_args_is_help=True, help="Models and their checkpoints (model owners).")
 
@@ -76,8 +78,47 @@ def list_(session: Session) -> None:
 
 @command(app, "show")
 def show(session: Session, model: ModelId) -> None:
-    """Show one model."""
-    session.show(session.client.model(model))
+    """Show one model, and whether it should be trained anew."""
+    _show(session, session.client.model(model))
+
+
+@command(app, "policy")
+def policy(
+    session: Session,
+    model: ModelId,
+    change: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="What to change; null takes a limit away."),
+    ] = None,
+) -> None:
+    """Show a model's policy towards removal requests, or change parts of it.
+
+    approval (automatic, manual), batch_window_seconds, max_batch_samples, promotion (automatic,
+    manual), min_forgetting, max_utility_loss, time_limit_seconds, and when a retrain is advised:
+    max_forgotten_share, max_utility_lost, max_alignment_drift.
+
+    Example: expunge models policy mdl_… approval=manual batch_window_seconds=3600
+    """
+    found = session.client.set_policy(model, **pairs(change)) if change else None
+    found = found or session.client.model(model)
+    if session.as_json:
+        session.print_json(found.policy)
+        return
+    for name, value in (found.policy or {}).items():
+        session.out.print(f"[bold]{name}[/] {'none' if value is None else value}", highlight=False)
+
+
+@command(app, "lineage")
+def lineage(session: Session, model: ModelId) -> None:
+    """Tell a model's history, oldest first, and to which checkpoint one can go back."""
+    session.show_table(session.client.lineage(model), lineage_table)
+
+
+def _show(session: Session, model: Model) -> None:
+    session.show(model)
+    if not session.as_json and model.drift is not None:
+        for line in advice(model.drift):
+            session.out.print(line, highlight=False)
 
 
 @command(app, "checkpoints")
@@ -158,8 +199,8 @@ def promote(
     session: Session,
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Id, ckp_…")],
 ) -> None:
-    """Make a checkpoint the model's head (where the policy says manual)."""
-    session.show(session.client.promote(checkpoint))
+    """Make a checkpoint the model's head: a result that waits, or an earlier head to go back to."""
+    _show(session, session.client.promote(checkpoint))
 
 
 def _framework(encoder: dict[str, Any] | None) -> str:

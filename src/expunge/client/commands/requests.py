@@ -1,4 +1,4 @@
-"""`expunge requests …`: create, watch, list, show."""
+"""`expunge requests …`: create, watch, list, show, decide, withdraw, log."""
 
 from typing import Annotated
 
@@ -6,6 +6,8 @@ import typer
 
 from expunge.client.commands.jobs import show_events
 from expunge.client.commands.session import CommandError, Session, command, pairs
+from expunge.client.resources import RemovalRequest
+from expunge.client.telling import clock, due, log_table
 
 app = typer.Typer(no_args_is_help=True, help="Ask a model to forget your data sets.")
 
@@ -57,20 +59,59 @@ def list_(session: Session) -> None:
             ("data sets", lambda item: len(item.dataset_ids)),
             ("state", lambda item: item.state),
             ("created", lambda item: f"{item.created_at:%Y-%m-%d %H:%M}"),
+            ("due", due),
         ],
     )
 
 
 @command(app, "show")
 def show(session: Session, request: RequestId) -> None:
-    """Show one request."""
-    session.show(session.client.request(request))
+    """Show one request, and how long it has been waited for."""
+    _show(session, session.client.request(request))
+
+
+@command(app, "approve")
+def approve(session: Session, request: RequestId) -> None:
+    """Take up a request to your model that waits for you (where the policy says manual)."""
+    _show(session, session.client.approve_request(request))
+
+
+@command(app, "reject")
+def reject(
+    session: Session,
+    request: RequestId,
+    reason: Annotated[str, typer.Option(help="Why; whoever asked reads it.")],
+) -> None:
+    """Refuse a request to your model that waits for you.
+
+    Example: expunge requests reject req_… --reason "held as evidence until May"
+    """
+    _show(session, session.client.reject_request(request, reason))
+
+
+@command(app, "withdraw")
+def withdraw(session: Session, request: RequestId) -> None:
+    """Take back your own request; possible until its job starts."""
+    _show(session, session.client.withdraw_request(request))
+
+
+@command(app, "log")
+def log(session: Session, request: RequestId) -> None:
+    """Tell everything that happened to a request, in order."""
+    session.show_table(session.client.request_log(request), log_table)
+
+
+def _show(session: Session, request: RemovalRequest) -> None:
+    session.show(request)
+    if not session.as_json:
+        session.out.print(clock(request), highlight=False)
 
 
 def _watch(session: Session, request_id: str) -> None:
     ended = show_events(session, session.client.watch_request(request_id), "request")
     request = session.client.request(request_id)
     if not session.as_json:
-        session.show(request, hint=f"Next: expunge audit {request_id}")
+        _show(session, request)
+        session.out.print(f"[dim]Next: expunge audit {request_id}")
     if ended.state != "completed":
         raise CommandError(f"the request is {ended.state}: {request.reason or 'no reason given'}")

@@ -16,7 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.client.packing import PackingError
-from expunge.client.problems import ProblemError, UnfinishedError, UnreachableError
+from expunge.client.problems import (
+    LostSecretError,
+    ProblemError,
+    UnfinishedError,
+    UnreachableError,
+)
 from expunge.client.sdk import DEFAULT_URL, Client
 
 Url = Annotated[
@@ -76,6 +81,14 @@ class Session:
             table.add_row(*(Text(_text(pick(item))) for _, pick in picks))
         self.out.print(table if items else "[dim]none")
 
+    def show_table(self, resources: Iterable[BaseModel], render: Callable[..., Any]) -> None:
+        """Print resources as `render` draws them, or as a JSON array of everything."""
+        items = list(resources)
+        if self.as_json:
+            self.print_json([item.model_dump(mode="json") for item in items])
+        else:
+            self.out.print(render(items) if items else "[dim]none")
+
     def print_json(self, value: Any) -> None:
         """One JSON value on one line."""
         self.out.print(json.dumps(value), soft_wrap=True, highlight=False, markup=False)
@@ -131,7 +144,14 @@ def run_session(
             else ""
         )
         fail(f"{error}.{hint}".replace("..", "."))
-    except (UnreachableError, UnfinishedError, PackingError, CommandError, OSError) as error:
+    except (
+        UnreachableError,
+        UnfinishedError,
+        LostSecretError,
+        PackingError,
+        CommandError,
+        OSError,
+    ) as error:
         fail(str(error))
 
 
@@ -142,6 +162,12 @@ def fail(message: str, *, plain: bool = False) -> None:
     console.print(prefix, end="")
     console.print(message, markup=False, highlight=False, soft_wrap=plain)
     raise typer.Exit(1)
+
+
+def setting(text: str) -> dict[str, Any]:
+    """`fine_tune:epochs=5,learning_rate=0.01` as method and parameters."""
+    method, _, params = text.partition(":")
+    return {"method": method, "params": pairs(filter(None, params.split(",")))}
 
 
 def pairs(given: Iterable[str] | None) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""The calls about data sets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from expunge.client import resources as r
+from expunge.client.calls import Calls, create, get, pages, post, until_final
+from expunge.client.transport import Body, content_digest
+
+
+class DatasetCalls(Calls):
+    """Open data sets, upload shards, seal, grant."""
+
+    def create_dataset(self, name: str, *, idempotency_key: str | None = None) -> r.Dataset:
+        """Create an open, empty data set."""
+        body = Body(json={"name": name})
+        return r.Dataset.model_validate(create(self._transport, "/datasets", body, idempotency_key))
+
+    def datasets(self) -> Iterator[r.Dataset]:
+        """The caller's data sets, and those granted to the caller."""
+        return pages(self._transport, "/datasets", r.Dataset.model_validate)
+
+    def dataset(self, dataset_id: str) -> r.Dataset:
+        """One data set."""
+        return r.Dataset.model_validate(get(self._transport, f"/datasets/{dataset_id}"))
+
+    def upload_shard(self, dataset_id: str, path: Path, name: str | None = None) -> r.Shard:
+        """Upload one tar shard from disk, streamed; the same name again replaces it."""
+        answer = self._transport.send(
+            "PUT",
+            f"/datasets/{dataset_id}/shards/{name or path.name}",
+            Body(file=path),
+            headers={"Content-Digest": content_digest(path), "Content-Type": "application/x-tar"},
+            repeatable=True,
+        )
+        return r.Shard.model_validate(answer.json())
+
+    def seal(self, dataset_id: str, *, wait: bool = True) -> r.Dataset:
+        """Seal a data set: every sample is validated, the digest fixed.
+
+        The state may be `invalid`, or `open` again if the check itself failed; `problem` says why.
+        """
+        path = f"/datasets/{dataset_id}"
+        answer = post(self._transport, f"{path}/seal", {}, repeatable=True, wait=wait)
+        first = r.Dataset.model_validate(answer)
+        if not wait:
+            return first
+        return until_final(
+            first, lambda: self.dataset(dataset_id), r.SETTLED_DATASET_STATES, self._max_wait
+        )
+
+    def samples(self, dataset_id: str) -> Iterator[r.SampleInfo]:
+        """The index of a sealed data set, in order."""
+        return pages(
+            self._transport, f"/datasets/{dataset_id}/samples", r.SampleInfo.model_validate
+        )
+
+    def grant(self, dataset_id: str, party_id: str) -> None:
+        """Let a model owner train on the data set (its samples stay hidden)."""
+        path, body = f"/datasets/{dataset_id}/grants", {"party_id": party_id}
+        post(self._transport, path, body, repeatable=True)
+
+    def revoke_grant(self, dataset_id: str, party_id: str) -> None:
+        """Take a grant back; what is trained already is changed by a request only."""
+        self._transport.send("DELETE", f"/datasets/{dataset_id}/grants/{party_id}", repeatable=True)
