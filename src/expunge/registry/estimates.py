@@ -268,7 +268,9 @@ class _Queue:
         self._training = [job for job, _ in found if job.kind in TRAINING_KINDS]
         busy = {job.model_id for job in self._live if job.kind in TRAINING_KINDS}
         self._held_up = [
-            job for job, due in found if due and job.kind in TRAINING_KINDS and job.model_id not in busy
+            job
+            for job, due in found
+            if due and job.kind in TRAINING_KINDS and job.model_id not in busy
         ]
         """Jobs that would run if a worker were free."""
         self._usual: dict[tuple[str | None, str], float | None] = {}
