@@ -82,33 +82,32 @@ def _why(entry: LogEntry) -> str:
 
 def lineage_table(ancestries: Iterable[Ancestry]) -> RenderableType:
     """Checkpoints oldest first; below, why one cannot go back, and whether a retrain is advised."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("checkpoint", overflow="fold", min_width=12)
-    for title in ("made", "place"):
-        table.add_column(title)
-    for title in ("forgotten", "utility lost", "go back"):
-        table.add_column(title, justify="right")
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for title in ("checkpoint", "made", "place"):
+        table.add_column(title, no_wrap=True)
+    for title in ("gone", "utility", "back"):
+        table.add_column(title, justify="right", no_wrap=True)
     below: list[str] = []
     for each in ancestries:
         drift = each.drift
         table.add_row(
             each.id,
-            f"{each.made_at:%Y-%m-%d %H:%M}",
+            f"{each.made_at:%Y-%m-%d}",
             _place(each),
-            f"{drift.forgotten_samples:,} of {drift.trained_samples:,}",
-            f"{drift.utility_lost:+.3f}",
+            f"{drift.forgotten_share:.1%}",
+            f"{0 - drift.utility_lost:+.3f}",
             "yes" if each.promotable else "" if each.is_head else "no",
             style="bold" if each.is_head else None,
         )
         if each.problem is not None:
-            below.append(f"[dim]{each.id}: {escape(each.problem.detail)}")
+            below.append(f"[dim]Checkpoint {each.id}: {escape(each.problem.detail)}.")
         if each.reason is not None and not each.is_head:
-            below.append(f"[dim]{each.id}: {escape(each.reason)}")
+            below.append(f"[dim]{escape(each.reason)}")
         if each.is_head:
             below += advice(drift)
     table.caption = (
-        "samples forgotten since the last full training; contrastive accuracy lost by that; "
-        "`expunge models promote` goes back"
+        "gone, utility: share of the samples forgotten and change of contrastive accuracy since "
+        "the last full training; back: `expunge models promote` would go there"
     )
     return Group(table, *below)
 
