@@ -6,6 +6,7 @@ Reads tables as they are, without the service's own queries; never writes.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Engine, text
@@ -37,7 +38,14 @@ class Records:
 
     def history(self, subject_id: str) -> list[Row]:
         """The log rows about one thing, oldest first."""
-        return self.where("log", subject_id=subject_id)
+        return self._log_by_subject.get(subject_id, [])
+
+    @cached_property
+    def _log_by_subject(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self["log"]:
+            found.setdefault(row["subject_id"], []).append(row)
+        return found
 
     def datasets_of(self, request_id: str) -> set[str]:
         """What a request asks to forget."""

@@ -47,8 +47,9 @@ RESTARTS = RestartPolicy(
 WORK_MEBIBYTES = 64
 OBJECTS_MEBIBYTES = 64
 TRAINING_PROCESS = "expunge.worker.training_process"
-RECLAIM_SECONDS = 12.0
-"""After its lease ran out, a job may still be called running for so long: the dispatcher may be down."""
+RECLAIM_SECONDS = 30.0
+"""After its lease ran out, a job may be called running for so long: the dispatcher, who would notice, may
+have been killed itself, or cut off, and waits then until workers have had the time to say that they live."""
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.03
 

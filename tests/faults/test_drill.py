@@ -1,4 +1,4 @@
-"""A short seeded schedule with all kinds of faults against a service at work."""
+"""A short seeded schedule of faults, drawn from all kinds, against a service at work; `make soak` has the long one."""
 
 from pathlib import Path
 
@@ -7,15 +7,16 @@ from tests.faults.injuries import Injurer
 from tests.faults.rig import Rig
 from tests.faults.users import Cast
 
-SEED = 4
-KILLS = 8
+SEED = 9
+KILLS = 5
 PAUSE = (0.3, 1.5)
+JOB_SECONDS = 1.5
 
 
 def test_a_short_schedule_of_all_faults_keeps_the_promise(
     rig: Rig, cast: Cast, weights: Path
 ) -> None:
     faults = schedule.plan(SEED, Injurer(rig).kinds(), kills=KILLS, pause=PAUSE)
-    outcome = drill.run(rig, cast, weights, SEED, faults, lanes=2, seconds=3)
+    outcome = drill.run(rig, cast, weights, SEED, faults, lanes=2, seconds=JOB_SECONDS)
     assert sum(injury.hit for injury in outcome.injuries) >= KILLS
     assert outcome.done["request completed"] >= 2

@@ -94,7 +94,7 @@ def test_redis_is_emptied_and_killed_while_jobs_wait(rig: Rig, cast: Cast, weigh
 def test_a_job_trains_on_while_postgresql_is_killed_and_recovers(
     rig: Rig, cast: Cast, weights: Path
 ) -> None:
-    job_id = cast.removal(weights, seconds=4).job_id
+    job_id = cast.removal(weights, seconds=3).job_id
     rig.until_snapshot(job_id)
     (child,) = rig.training()
     rig.process("postgres").kill()
@@ -131,7 +131,7 @@ def test_a_job_waits_until_the_workers_disk_has_room_and_goes_on(
     disk = rig.work_disk
     if disk is None:
         pytest.skip("only root may mount the small disk that this fills")
-    trained = cast.removal(weights, seconds=3)
+    trained = cast.removal(weights, seconds=2)
     rig.until_snapshot(trained.job_id)
     model_id = cast.model(weights=weights)
     disk.fill()
