@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 INSTALLED := $(VENV)/.installed
+SOAK_NAME ?= latest
+# Further options, such as SOAK="--seed 2 --kills 20".
+SOAK ?=
 # Empty means: keep compiled modules, even where the environment says not to. Without them every
 # process that imports torch compiles it again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format lock clean
+.PHONY: help install demo up test soak lint format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -35,6 +38,9 @@ up: install ## run the whole service on this machine
 
 test: install ## run all tests
 	@$(BIN)/python -m pytest
+
+soak: install ## kill processes a hundred times and check what was promised (a quarter of an hour)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/soak.py --name $(SOAK_NAME) $(SOAK)
 
 lint: install ## check style, formatting, types and import rules
 	@$(BIN)/ruff check .

@@ -11,6 +11,7 @@ Exit status 1 if the promise was broken: the report says how.
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -23,14 +24,16 @@ import torch
 from tests.faults import drill, schedule
 from tests.faults.injuries import Injurer, Injury
 from tests.faults.promise import AT_REST
+from tests.faults.records import read
 from tests.faults.reference import quick_weights
 from tests.faults.rig import SETTINGS, Rig
 from tests.faults.users import Cast
+from tests.faults.waits import seconds_beside_a_free_worker
 
 from record import RESULTS, conditions
 
 FOLDER = RESULTS / "soak"
-PAUSE_SECONDS = (1.0, 9.0)
+PAUSE_SECONDS = (1.0, 8.0)
 LANES = 3
 JOB_SECONDS = 4.0
 COMPARED = 5
@@ -100,14 +103,8 @@ def _figures(rig: Rig, outcome: drill.Outcome, cast: Cast, same: dict[str, int])
         "faults": dict(sorted(hits.items())),
         "kills": sum(hits[kind] for kind in schedule.KILLS),
         "missed": sum(not injury.hit for injury in outcome.injuries),
-        "recovery_seconds": {
-            kind: {
-                "n": len(values),
-                "median": _quantile(values, 0.5),
-                "p95": _quantile(values, 0.95),
-            }
-            for kind, values in sorted(seconds.items())
-        },
+        "recovery_seconds": {kind: _spread(values) for kind, values in sorted(seconds.items())},
+        "wait_seconds": _spread(seconds_beside_a_free_worker(read(rig.engine))),
         "jobs": [{**row, "attempts": int(row["attempts"])} for row in jobs],
         "asked": dict(sorted(outcome.done.items())),
         "answers": {str(status): n for status, n in sorted(cast.statuses.items())},
@@ -118,9 +115,15 @@ def _figures(rig: Rig, outcome: drill.Outcome, cast: Cast, same: dict[str, int])
     }
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def _spread(values: Sequence[float]) -> dict[str, float]:
     ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return {
+        "n": len(ordered),
+        "median": round(statistics.median(ordered), 2),
+        "p95": round(p95, 2),
+        "max": round(ordered[-1], 2),
+    }
 
 
 def _write(name: str, result: dict[str, Any]) -> None:
@@ -152,6 +155,7 @@ def _page(result: dict[str, Any]) -> str:
     )
     asked = "; ".join(f"{what} {n}" for what, n in result["asked"].items())
     answers = ", ".join(f"{n} × {status}" for status, n in result["answers"].items())
+    waits = result["wait_seconds"]
     same = ", ".join(str(attempts) for attempts in result["same_weights"].values())
     passed = "\n".join(f"- {name.replace('_', ' ')}" for name in result["checks"]["passed"])
     return f"""{head}**The promise was kept.** It was checked {result["checks"]["times"]} times, at last with
@@ -169,6 +173,11 @@ everything at rest and every object read to its end:
 {result["missed"]} further faults found nothing to hit. Times are from the fault to the next progress of the
 job that was hit, else of any job; for a store or disk from the fault's end; for the api to its next
 `200` from `/readyz`.
+
+A job that could have been claimed waited beside a free worker for {waits["median"]:.2f} s (median of
+{waits["n"]}; 95 %: {waits["p95"]:.1f}, most: {waits["max"]:.1f}; outages of PostgreSQL and pauses of workers
+included). Workers look for work by themselves every {result["settings"]["EXPUNGE_REPUBLISH_SECONDS"]} s at
+the latest; a lease lasts {result["settings"]["EXPUNGE_LEASE_SECONDS"]} s.
 
 | job | state | jobs | attempts | most attempts of one |
 |---|---|---|---|---|

@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from tests.faults.rig import Rig
-from tests.faults.users import EPOCHS_PER_SECOND, Cast, User
+from tests.faults.users import EPOCHS_PER_SECOND, Cast, Refused, User
 
 FINAL = ("completed", "failed", "cancelled", "rejected")
 POLL_SECONDS = 0.3
 ASKED_AGAIN = 8
 """How often an owner whose request failed asks again."""
 BATCH_WINDOW_SECONDS = 1.0
+WITHDRAWN_SHARE, CANCELLED_SHARE = 0.2, 0.15
+CONFLICT = 409
 
 
 class Load:
@@ -79,10 +81,29 @@ class Load:
         asked = {
             owner: self._ask(owner, model_id, dataset_id) for owner, dataset_id in first.items()
         }
+        self._change_minds(draw, asked)
         sealed = cast.dataset(draw.choice(cast.owners), "more", 8)
         self.done["data set"] += bool(sealed)
         for owner, request_id in asked.items():
             self._audit(owner, self._until_completed(owner, model_id, first[owner], request_id))
+
+    def _change_minds(self, draw: random.Random, asked: dict[User, str]) -> None:
+        """Now and then an owner withdraws, or the model's owner cancels the job; either may come too late."""
+        owner, request_id = draw.choice(list(asked.items()))
+        if draw.random() < WITHDRAWN_SHARE:
+            self._try(owner, f"/requests/{request_id}/cancel", "withdrawal")
+        elif draw.random() < CANCELLED_SHARE:
+            job_id = self._rig.rows("SELECT job_id FROM requests WHERE id = :id", id=request_id)[0]
+            self._try(self._cast.model_owner, f"/jobs/{job_id['job_id']}/cancel", "cancel")
+
+    def _try(self, user: User, path: str, what: str) -> None:
+        try:
+            user.call("POST", path)
+            self.done[f"{what} accepted"] += 1
+        except Refused as refusal:
+            if refusal.status != CONFLICT:
+                raise
+            self.done[f"{what} too late"] += 1
 
     def _model(self, draw: random.Random) -> str:
         """Ready to forget: uploaded, or pre-trained by a job, which is asked for again if it fails."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from tests.faults.rig import Rig, Row
 from tests.worker.lab import ENCODER, images
 
@@ -12,6 +13,7 @@ from expunge.registry.objects import fetch
 from expunge.unlearning import checkpoints
 from expunge.unlearning.catalog import EncoderSpec, PretrainParams
 from expunge.unlearning.data.image_set import ImageSet, load_for
+from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.training import pretrain, unlearn
 
 
@@ -27,29 +29,37 @@ def quick_weights(folder: Path) -> Path:
 
 def digest_undisturbed(rig: Rig, job_id: str, folder: Path) -> str:
     """SHA-256 of the checkpoint that a training job has to give, from its row and what it started from."""
-    job = rig.job(job_id)
+    threads = torch.get_num_threads()
+    # Sums over several threads round differently; the rig's training processes have one.
+    torch.set_num_threads(1)
+    try:
+        learner = _trained(rig, rig.job(job_id), folder)
+    finally:
+        torch.set_num_threads(threads)
+    path = folder / "result.safetensors"
+    checkpoints.save(learner, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _trained(rig: Rig, job: Row, folder: Path) -> Learner:
     (model,) = rig.rows("SELECT * FROM models WHERE id = :id", id=job["model_id"])
     spec = EncoderSpec.model_validate(model["encoder"])
     params = job["params"]
     if job["kind"] == "pretrain":
         images = _images(rig, spec, params["dataset_ids"], folder)
-        result = pretrain(spec, images, params["params"], seed=params["seed"], device="cpu")
-    else:
-        base = folder / "base.safetensors"
-        fetch(rig.store, _base(rig, job)["object_key"], base)
-        forget, retain = _split(rig, job)
-        result = unlearn(
-            checkpoints.load(base),
-            _images(rig, spec, retain, folder),
-            _images(rig, spec, forget, folder),
-            params["method"],
-            params["params"],
-            seed=params["seed"],
-            device="cpu",
-        )
-    path = folder / "result.safetensors"
-    checkpoints.save(result.learner, path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        return pretrain(spec, images, params["params"], seed=params["seed"], device="cpu").learner
+    base = folder / "base.safetensors"
+    fetch(rig.store, _base(rig, job)["object_key"], base)
+    forget, retain = _split(rig, job)
+    return unlearn(
+        checkpoints.load(base),
+        _images(rig, spec, retain, folder),
+        _images(rig, spec, forget, folder),
+        params["method"],
+        params["params"],
+        seed=params["seed"],
+        device="cpu",
+    ).learner
 
 
 def digest_recorded(rig: Rig, job_id: str) -> str:

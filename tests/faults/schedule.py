@@ -58,15 +58,17 @@ class Fault:
 def plan(
     seed: int, kinds: Collection[Kind], *, kills: int, pause: tuple[float, float]
 ) -> tuple[Fault, ...]:
-    """A schedule with this many kills and their share of other faults: every kind about as often.
+    """A schedule with this many kills, each kind in turn, and half as often each other fault between them.
 
     Args:
         pause: shortest and longest, in seconds.
     """
     draw = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    deadly, others = sorted(KILLS & set(kinds)), sorted(set(kinds) - KILLS)
     chosen: list[Kind] = []
     while sum(kind in KILLS for kind in chosen) < kills:
-        chosen += draw.sample(sorted(kinds), len(kinds))
+        turn = [*deadly, *draw.sample(others, (len(others) + 1) // 2)]
+        chosen += draw.sample(turn, len(turn))
     last = [number for number, kind in enumerate(chosen) if kind in KILLS][kills - 1]
     return tuple(
         Fault(

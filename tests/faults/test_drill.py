@@ -7,7 +7,7 @@ from tests.faults.injuries import Injurer
 from tests.faults.rig import Rig
 from tests.faults.users import Cast
 
-SEED = 9
+SEED = 14
 KILLS = 5
 PAUSE = (0.3, 1.5)
 JOB_SECONDS = 1.5

@@ -12,13 +12,20 @@ def test_a_seed_gives_one_schedule_and_another_seed_another() -> None:
 
 
 @pytest.mark.parametrize("kills", [1, 8, 100])
-def test_it_has_as_many_kills_as_asked_and_every_kind_in_turn(kills: int) -> None:
+def test_it_has_as_many_kills_as_asked_of_every_kind_in_turn(kills: int) -> None:
     faults = plan(3, list(Kind), kills=kills, pause=(0.5, 4))
     counts = Counter(fault.kind for fault in faults)
     assert sum(counts[kind] for kind in KILLS) == kills
     assert faults[-1].kind in KILLS
-    assert max(counts.values()) - min(counts[kind] for kind in Kind) <= 1
+    assert max(counts[kind] for kind in KILLS) - min(counts[kind] for kind in KILLS) <= 1
     assert all(0.5 <= fault.pause <= 4 for fault in faults)
+
+
+def test_a_long_schedule_has_all_other_faults_too() -> None:
+    counts = Counter(fault.kind for fault in plan(3, list(Kind), kills=100, pause=(1, 2)))
+    others = [counts[kind] for kind in set(Kind) - KILLS]
+    assert min(others) > 0
+    assert 0.3 < sum(others) / 100 < 0.6
 
 
 def test_only_the_kinds_that_can_be_had_are_drawn() -> None:

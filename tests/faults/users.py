@@ -31,6 +31,10 @@ Json = dict[str, Any]
 class Refused(Exception):
     """The service said no, for good."""
 
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
 
 class User:
     """One party; notes in `accepted` what it was told exists."""
@@ -97,7 +101,7 @@ class User:
                     return dict(answer.json()) if answer.content else {}
                 words = f"{answer.status_code} {answer.text}"
                 if answer.status_code not in COMING_BACK:
-                    raise Refused(f"{method} {path}: {words}")
+                    raise Refused(f"{method} {path}: {words}", answer.status_code)
             assert time.monotonic() < deadline, f"{method} {path}: no answer ({words})"
             time.sleep(PAUSE_SECONDS)
 
