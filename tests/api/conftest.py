@@ -323,6 +323,12 @@ def past(session_factory: Sessions, settings: Settings, url: str) -> Past:
     return Past(session_factory, open_store(settings), settings.work_dir)
 
 
+def left_behind(settings: Settings) -> list[str]:
+    """Temporary files and folders of calls that are over."""
+    found = (each.name for each in settings.work_dir.rglob("*"))
+    return sorted(name for name in found if name.startswith(("upload-", "release-")))
+
+
 def problem_of(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
     """The problem that the answer holds, after checking what every problem has."""
     assert answer.status_code == status, answer.text

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import func, select
-from tests.api.conftest import ENCODER, Past, User, problem_of
+from tests.api.conftest import ENCODER, Past, User, left_behind, problem_of
 
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.registry.database import Sessions
@@ -106,7 +106,7 @@ def unchanged(desk: Desk, settings: Settings) -> Callable[[], None]:
 
     def check() -> None:
         assert (desk.rows(), desk.user.get(f"/models/{desk.model}").json()) == before
-        assert list(settings.work_dir.iterdir()) == []
+        assert left_behind(settings) == []
 
     return check
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import func, select
-from tests.api.conftest import ENCODER, Past, User, problem_of
+from tests.api.conftest import ENCODER, Past, User, left_behind, problem_of
 
 from expunge.formats.digests import content_digest
 from expunge.registry.database import Sessions
@@ -215,4 +215,4 @@ def test_a_repeated_upload_is_answered_also_when_it_would_be_refused_by_now(
     again = call.make("upload-late")
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
     problem_of(call.make("upload-anew"), 404, "not-found")
-    assert list(settings.work_dir.iterdir()) == []
+    assert left_behind(settings) == []

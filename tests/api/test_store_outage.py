@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import func, select
-from tests.api.conftest import ENCODER, Past, User, images, problem_of, shard_of
+from tests.api.conftest import ENCODER, Past, User, images, left_behind, problem_of, shard_of
 
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.registry.database import Sessions
@@ -93,7 +93,7 @@ def test_an_upload_that_was_refused_does_not_use_its_key_up(
     with away():
         assert_try_again(upload())
     assert rows() == before
-    assert list(settings.work_dir.iterdir()) == []
+    assert left_behind(settings) == []
     assert upload().status_code == 202
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.conftest import MAX_SHARD_BYTES, User, images, problem_of, shard_of
+from tests.api.conftest import MAX_SHARD_BYTES, User, images, left_behind, problem_of, shard_of
 
 from expunge.formats.digests import content_digest
 from expunge.formats.shards import make_sample
@@ -67,9 +67,7 @@ def unchanged(data_owner: User, dataset_id: str, settings: Settings) -> Callable
 
     def check() -> None:
         assert data_owner.get(f"/datasets/{dataset_id}").json() == before
-        left = [each.name for each in settings.work_dir.iterdir()]
-        # A worker beside it has scratch folders of its own.
-        assert [name for name in left if not name.startswith("job_")] == []
+        assert left_behind(settings) == []
 
     return check
 
@@ -90,7 +88,7 @@ def test_a_shard_is_stored_and_described(
     dataset = data_owner.get(f"/datasets/{dataset_id}").json()
     assert dataset["shards"] == [shard]
     assert (dataset["state"], dataset["samples"]) == ("open", 3)
-    assert list(settings.work_dir.iterdir()) == []
+    assert left_behind(settings) == []
 
 
 def test_the_same_name_again_replaces_the_shard(
