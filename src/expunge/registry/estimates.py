@@ -313,7 +313,7 @@ class _Queue:
         """Median from start to end of the newest jobs of the model, or else of all models."""
         took = (
             select(Job.seconds_used)
-            .where(Job.kind == kind, Job.state == JobState.SUCCEEDED)
+            .where(Job.kind == kind, Job.state == JobState.SUCCEEDED, Job.seconds_used > 0)
             .order_by(Job.finished_at.desc())
             .limit(NEWEST_JOBS)
         )

@@ -112,6 +112,7 @@ def _watch(session: Session, request_id: str) -> None:
     request = session.client.request(request_id)
     if not session.as_json:
         _show(session, request)
-        session.out.print(f"[dim]Next: expunge audit {request_id}")
+        if request.result is not None:
+            session.out.print(f"[dim]Next: expunge audit {request_id}")
     if ended.state != "completed":
         raise CommandError(f"the request is {ended.state}: {request.reason or 'no reason given'}")
