@@ -26,6 +26,7 @@ from expunge.api.tracing import RequestTracing
 from expunge.registry.database import connect, sessions
 from expunge.registry.logs import configure_logging
 from expunge.registry.objects import open_store
+from expunge.registry.scratch import Scratch
 from expunge.registry.settings import Settings
 
 POOL_SIZE = 30
@@ -54,11 +55,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging()
-        resolved.work_dir.mkdir(parents=True, exist_ok=True)
+        scratch = Scratch(resolved.work_dir)
+        own = resolved.model_copy(update={"work_dir": scratch.path})
         engine = connect(resolved.database_url, pool_size=POOL_SIZE)
-        app.state.service = Service(resolved, engine, sessions(engine), open_store(resolved))
+        app.state.service = Service(own, engine, sessions(engine), open_store(resolved))
         yield
         engine.dispose()
+        scratch.close()
 
     app = FastAPI(
         title=openapi.TITLE,

@@ -52,6 +52,11 @@ def create(
             f"Request {request.id} is {request.state}; an audit compares before and after.",
             state=request.state,
         )
+    if request.job.result_checkpoint_id is None:
+        raise Conflict(
+            f"Nothing had to be changed for request {request.id}: {request.reason}. There is no "
+            "before and after to compare.",
+        )
     chosen = sorted(set(dataset_ids)) if dataset_ids is not None else request.dataset_ids
     if not chosen:
         raise Invalid("dataset_ids is empty; leave it out to audit the whole request.")

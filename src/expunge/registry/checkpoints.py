@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.registry import (
     drift,
+    exposure,
     idempotency,
     jobs,
     lineage,
@@ -29,8 +30,6 @@ from expunge.registry.tables import (
     JobKind,
     Model,
     Party,
-    Request,
-    RequestDataset,
 )
 from expunge.registry.transitions import move, move_requests
 
@@ -183,22 +182,31 @@ def record_unlearned(
     log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
     move_requests(session, job, RequestState.COMPLETED)
     # Some of them may be about data that a newly trained head never held.
-    _end_exposure(session, model, log.SERVICE)
-    _promote_by_policy(session, model, checkpoint, metrics)
+    exposure.end(session, model.id, str(model.head_checkpoint_id), actor=log.SERVICE)
+    _promote_by_policy(session, model, checkpoint)
     return checkpoint
 
 
-def _promote_by_policy(
-    session: Session, model: Model, checkpoint: Checkpoint, metrics: dict[str, Any]
-) -> None:
+def _promote_by_policy(session: Session, model: Model, checkpoint: Checkpoint) -> None:
+    """Put a result in force if the policy says so, of every step since the head that waits with it."""
     policy = policies.of(model.policy)
     if policy.promotion == "manual":
         return
-    if against := policies.objections(policy, metrics):
+    steps = lineage.since(session, checkpoint, model.head_checkpoint_id)
+    if not steps:
+        return
+    against = [
+        each for step in steps for each in policies.objections(policy, _metrics(session, step))
+    ]
+    if against:
         checkpoint.problem = {"code": "promotion-withheld", "detail": "; ".join(against)}
         log.append(session, log.SERVICE, checkpoint.id, "promotion-withheld", reasons=against)
-    elif lineage.descends(session, checkpoint, model.head_checkpoint_id):
+    else:
         _set_head(session, model, checkpoint, log.SERVICE)
+
+
+def _metrics(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:
+    return session.get_one(Job, checkpoint.job_id).metrics or {}
 
 
 def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
@@ -257,35 +265,7 @@ def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str
     log.append(
         session, actor, model.id, "promoted", checkpoint_id=checkpoint.id, previous_id=before
     )
-    _end_exposure(session, model, actor)
-
-
-def _end_exposure(session: Session, model: Model, actor: str) -> None:
-    """Note which completed requests are in force: those of whose data the head holds nothing."""
-    still_held = (
-        select(RequestDataset.request_id)
-        .join(CheckpointDataset, CheckpointDataset.dataset_id == RequestDataset.dataset_id)
-        .where(
-            RequestDataset.request_id == Request.id,
-            CheckpointDataset.checkpoint_id == model.head_checkpoint_id,
-            ~CheckpointDataset.forgotten,
-        )
-        .exists()
-    )
-    ended = session.scalars(
-        update(Request)
-        .where(
-            Request.model_id == model.id,
-            Request.state == RequestState.COMPLETED,
-            Request.effective_at.is_(None),
-            ~still_held,
-        )
-        .values(effective_at=func.now())
-        .returning(Request.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    for request_id in sorted(ended):
-        log.append(session, actor, request_id, "in-force", checkpoint_id=model.head_checkpoint_id)
+    exposure.end(session, model.id, checkpoint.id, actor=actor)
 
 
 def _add(

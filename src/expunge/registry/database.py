@@ -7,6 +7,15 @@ Sessions = sessionmaker[Session]
 
 LOCK_TIMEOUT = "10s"
 STATEMENT_TIMEOUT = "60s"
+IDLE_TIMEOUT = "60s"
+"""Of a transaction in which nothing happens: what it has locked is free again."""
+UNREACHABLE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""A server that is cut off is noticed within some 15 seconds, not after TCP's many minutes."""
 
 
 def connect(url: str, *, pool_size: int = 10) -> Engine:
@@ -16,10 +25,14 @@ def connect(url: str, *, pool_size: int = 10) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
+        # Parameters of a failed statement may be secrets: lease tokens, hashes of keys.
+        hide_parameters=True,
         connect_args={
             "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT} "
+            f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT} "
             "-c timezone=UTC",
             "connect_timeout": 10,
+            **UNREACHABLE,
         },
     )
 

@@ -54,6 +54,12 @@ class Failure:
     reason: str
     words: str = ""
 
+    def __post_init__(self) -> None:
+        """Words of a dying process may hold anything; PostgreSQL's text may not."""
+        for name in ("reason", "words"):
+            plain = getattr(self, name).replace("\0", "")
+            object.__setattr__(self, name, plain.encode("utf-8", "replace").decode())
+
 
 def heartbeat(
     session: Session, lease: Lease, *, lease_seconds: float, progress: dict[str, Any] | None = None
@@ -192,6 +198,7 @@ def retry(
     """
     job = _held(session, lease)
     step, last = job.snapshot_step or 0, job.failure
+    furthest = max(step, last["step"]) if last is not None else step
     crashes = last["crashes"] + 1 if last is not None and step <= last["step"] else 1
     if crashes >= max_attempts:
         reason = f"{failure.reason}; {crashes} attempts got no further, it is not tried again"
@@ -203,7 +210,7 @@ def retry(
         failure.reason,
         detail={"kind": failure.kind, "words": failure.words},
         pause=_pause(retry_seconds, crashes),
-        failure=asdict(failure) | {"attempt": job.attempt, "step": step, "crashes": crashes},
+        failure=asdict(failure) | {"attempt": job.attempt, "step": furthest, "crashes": crashes},
     )
     return job
 
@@ -239,6 +246,8 @@ def wait_out(
         reason,
         pause=_pause(retry_seconds, job.outages + 1),
         outages=job.outages + 1,
+        # Waiting is no work of the job's.
+        seconds_used=job.seconds_used,
     )
 
 
@@ -271,11 +280,20 @@ def reclaim_expired(session: Session, *, max_attempts: int) -> list[Job]:
 
 
 def _wake_waiting(session: Session, ended: Job) -> None:
-    """Announce anew the jobs of the same model: they could not be claimed while this one ran."""
+    """Announce anew the jobs of the same model: they could not be claimed while this one ran.
+
+    Those that somebody else holds are left out, which keeps two transactions from waiting for each
+    other; they are announced again later.
+    """
     if ended.model_id is not None:
+        held_up = (
+            select(Job.id)
+            .where(Job.model_id == ended.model_id, Job.state == JobState.QUEUED)
+            .with_for_update(skip_locked=True)
+        )
         session.execute(
             update(Job)
-            .where(Job.model_id == ended.model_id, Job.state == JobState.QUEUED)
+            .where(Job.id.in_(held_up))
             .values(published_at=None)
             .execution_options(synchronize_session=False)
         )
@@ -302,10 +320,8 @@ def _requeue(
         detail=detail,
         published_at=None,
         due_at=Job.due_at if pause is None else func.now() + pause,
-        seconds_used=_seconds_used(),
         progress=None,
-        **NO_LEASE,
-        **values,
+        **{"seconds_used": _seconds_used()} | NO_LEASE | values,
     )
     move_requests(session, job, RequestState.QUEUED, reason=reason)
     session.execute(text(f"NOTIFY {WAKE_CHANNEL}"))

@@ -3,14 +3,18 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from expunge.registry import lifecycles
 from expunge.registry.lifecycles import RequestState
 from expunge.registry.tables import (
     Checkpoint,
     CheckpointDataset,
+    Job,
     Model,
     Request,
     RequestDataset,
 )
+
+UNFINISHED = [state for state in RequestState if not lifecycles.is_final(lifecycles.REQUEST, state)]
 
 
 def base_for_unlearning(session: Session, model: Model) -> Checkpoint:
@@ -35,12 +39,43 @@ def base_for_unlearning(session: Session, model: Model) -> Checkpoint:
 
 def descends(session: Session, checkpoint: Checkpoint, ancestor_id: str | None) -> bool:
     """Whether the checkpoint was made from the ancestor, through any number of removals."""
+    return bool(since(session, checkpoint, ancestor_id))
+
+
+def since(session: Session, checkpoint: Checkpoint, ancestor_id: str | None) -> list[Checkpoint]:
+    """The results from an ancestor's first successor to the checkpoint, oldest first; none if it is no ancestor."""
+    steps: list[Checkpoint] = []
     current: Checkpoint | None = checkpoint
     while current is not None and current.parent_id is not None:
+        steps.append(current)
         if current.parent_id == ancestor_id:
-            return True
+            return steps[::-1]
         current = session.get(Checkpoint, current.parent_id)
-    return False
+    return []
+
+
+def to_forget(session: Session, job: Job, base: Checkpoint) -> set[str]:
+    """Data sets that a removal which starts from `base` makes it forget; none if it holds none of them."""
+    asked = {each for request in job.requests for each in request.dataset_ids}
+    return (asked | set(owed(session, base))) & set(base.retained)
+
+
+def pending(session: Session, job: Job) -> set[str]:
+    """Data sets of other requests to the model that were made before the job started and wait since.
+
+    They are about to be forgotten: a job does not train on them any more.
+    """
+    asked = (
+        select(RequestDataset.dataset_id)
+        .join(Request, Request.id == RequestDataset.request_id)
+        .where(
+            Request.model_id == job.model_id,
+            Request.job_id.is_distinct_from(job.id),
+            Request.state.in_(UNFINISHED),
+            Request.created_at < job.started_at,
+        )
+    )
+    return set(session.scalars(asked))
 
 
 def owed(session: Session, checkpoint: Checkpoint) -> list[str]:

@@ -52,6 +52,11 @@ CONDEMNED = "condemned"
 GONE = "gone"
 """In place of a lease's token: the object was deleted; no row may name the key."""
 
+ENDED = "ended"
+"""In place of a lease's token, of an attempt that is over: protects nothing."""
+OF_ATTEMPT = re.compile(r"snapshots/")
+"""What the keys of attempts' own objects begin with."""
+
 OURS = re.compile(r"/[0-9a-f]{64}$")
 """What a key ends in: a sweep leaves everything else in the store alone."""
 
@@ -213,7 +218,13 @@ def _condemn(sessions: Sessions, keys: Sequence[str], grace_seconds: float) -> i
         # A row that is there but was not to be had belongs to somebody who is naming the object.
         new = sorted(unnamed - held - set(session.scalars(noted)))
         if new:
-            notes = insert(PendingObject).values([{"key": key} for key in new])
+            notes = insert(PendingObject).values(
+                # An attempt's object was noted with its lease: without a note, that has ended.
+                [
+                    {"key": key, "lease_token": ENDED if OF_ATTEMPT.match(key) else None}
+                    for key in new
+                ]
+            )
             session.execute(notes.on_conflict_do_nothing())
         mine = PendingObject.key.in_(held.union(new))
         session.execute(

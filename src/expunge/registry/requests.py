@@ -11,6 +11,7 @@ from expunge.registry import (
     idempotency,
     jobs,
     lifecycles,
+    lineage,
     log,
     models,
     parameters,
@@ -34,7 +35,6 @@ from expunge.registry.tables import (
 from expunge.registry.transitions import StateChanged, move
 from expunge.unlearning import catalog
 
-UNFINISHED = [state for state in RequestState if not lifecycles.is_final(lifecycles.REQUEST, state)]
 WITHDRAWN = "withdrawn by its owner"
 
 
@@ -202,7 +202,7 @@ def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str
         .join(Request, Request.id == RequestDataset.request_id)
         .where(
             Request.model_id == model.id,
-            Request.state.in_([*UNFINISHED, RequestState.COMPLETED]),
+            Request.state.in_([*lineage.UNFINISHED, RequestState.COMPLETED]),
             RequestDataset.dataset_id.in_(dataset_ids),
         )
     )

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from expunge.registry import lineage, log
+from expunge.registry import exposure, jobs, lineage, log
 from expunge.registry.database import Sessions
 from expunge.registry.errors import Conflict
 from expunge.registry.ids import Prefix, new_id
@@ -33,6 +33,7 @@ RANKS = {
 """Which kinds of work go first where one worker does several."""
 SECONDS_PER_RANK = 3600.0
 """Waiting this long counts as much as the next higher rank, so that nothing waits for ever."""
+NOTHING_LEFT = "the model holds none of this data any more"
 CANDIDATES = 8
 """Jobs looked at at once: others may take the first ones at the same moment."""
 
@@ -208,6 +209,8 @@ def _claimable() -> ColumnElement[bool]:
 def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float) -> Lease | None:
     """Become the one executor of a queued, due job; None if it is not (or no longer) to be had.
 
+    A removal of data that the model does not hold any more is done at once, without an executor.
+
     A second training job of a model waits: the partial unique index refuses it even if two
     workers pass the check at once. Rows are locked in the order model, job, request, as by
     everything that changes several of them.
@@ -227,12 +230,24 @@ def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float)
             log.append(
                 session, log.SERVICE, job.id, JobState.RUNNING, attempt=job.attempt, worker=worker
             )
+            lease = Lease(job.id, JobKind(job.kind), token, job.attempt)
             if model is not None:
-                job.base_checkpoint_id = lineage.base_for_unlearning(session, model).id
+                base = lineage.base_for_unlearning(session, model)
+                job.base_checkpoint_id = base.id
                 move_requests(session, job, RequestState.RUNNING)
-            return Lease(job.id, JobKind(job.kind), token, job.attempt)
+                if not lineage.to_forget(session, job, base):
+                    _end_at_once(session, lease, model)
+                    return None
+            return lease
     except IntegrityError:
         return None
+
+
+def _end_at_once(session: Session, lease: Lease, model: Model) -> None:
+    """What was asked for is true already: the model was trained anew without this data."""
+    job = jobs.succeed(session, lease, metrics={"seconds": 0.0})
+    move_requests(session, job, RequestState.COMPLETED, reason=NOTHING_LEFT)
+    exposure.end(session, model.id, str(model.head_checkpoint_id), actor=log.SERVICE)
 
 
 def _claim_row(

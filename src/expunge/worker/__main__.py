@@ -64,6 +64,7 @@ def work(settings: Settings, role: str) -> None:
     finally:
         stop()
         jobs.join()
+        context.close()
         engine.dispose()
 
 

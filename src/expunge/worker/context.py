@@ -6,10 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
+from expunge.registry.scratch import Scratch, remove_abandoned
 from expunge.registry.settings import Settings
 
 
@@ -23,11 +25,19 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process was asked to stop: long work gives its job back."""
 
+    @cached_property
+    def _scratch(self) -> Scratch:
+        return Scratch(self.settings.work_dir)
+
+    def close(self) -> None:
+        """Remove this process's scratch space."""
+        self._scratch.close()
+
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """A fresh folder for one attempt, removed afterwards."""
-        self.settings.work_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.settings.work_dir))
+        remove_abandoned(self.settings.work_dir)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._scratch.path))
         try:
             yield folder
         finally:

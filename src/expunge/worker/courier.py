@@ -37,6 +37,7 @@ class Courier:
         self._waiting: tuple[Path, int] | None = None
         self._guard = threading.Condition()
         self._busy = False
+        self._written = 0
         self._key: str | None = None
         """The newest object; the job names it, or did until it ended."""
 
@@ -72,9 +73,9 @@ class Courier:
 
     def written(self, step: int) -> None:
         """Upload the snapshot that was just written, unless an upload still runs: then the newest waits."""
-        link = self._folder / f"upload-{step}"
         with self._guard:
-            link.unlink(missing_ok=True)
+            self._written += 1
+            link = self._folder / f"upload-{self._written}"
             try:
                 # The training process replaces its file, so that this one never changes.
                 os.link(self.path, link)
@@ -95,7 +96,7 @@ class Courier:
     def tidy(self) -> None:
         """Remove the stored snapshot if no job names it any more; what cannot be removed, a sweep removes."""
         self.finish()
-        if self._key is None:
+        if self._busy or self._key is None:
             return
         with suppress(*OUTAGES):
             with self._context.sessions() as session:

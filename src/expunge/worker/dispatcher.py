@@ -11,20 +11,21 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
 
 from expunge.registry import idempotency, jobs, orphans, waiting
 from expunge.registry.database import Sessions, sessions
-from expunge.registry.objects import ObjectStore, StoreUnavailable
+from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
-from expunge.worker.leases import LONGEST_BEAT_SECONDS
 from expunge.worker.wakeups import make_celery, wake
 
 POLL_SECONDS = 1.0
 """Longest wait between two looks at the queue."""
 RECLAIM_SECONDS = 2.0
+SHORTEST_WAIT_SECONDS = 0.05
+"""A due job that another dispatcher is announcing must not keep this one spinning."""
+LONGEST_GRACE_SECONDS = 15.0
+"""For workers' heartbeats after an outage, before leases are taken back."""
 OUTAGE_PAUSE_SECONDS = 1.0
 """Wait after PostgreSQL or Redis could not be reached."""
 
@@ -50,15 +51,20 @@ class Dispatcher:
         threading.Thread(
             target=self._keep_tidy, args=(stopped,), name="tidying", daemon=True
         ).start()
+        self._be_patient()
         while not stopped():
             try:
                 self._listen_and_dispatch(stopped)
-            except (OperationalError, BrokerError) as error:
-                logger.warning("dispatcher waits for an outage to end", error=str(error))
+            # Mostly an outage of PostgreSQL or Redis; without a dispatcher nothing is taken back.
+            except Exception as error:
+                logger.warning("dispatcher goes on after an error", error=str(error))
                 time.sleep(OUTAGE_PAUSE_SECONDS)
-                # Workers were cut off too: they get the time to say that they are alive.
-                grace = min(self._settings.lease_seconds, LONGEST_BEAT_SECONDS * 2)
-                self._next_reclaim = max(self._next_reclaim, time.monotonic() + grace)
+                self._be_patient()
+
+    def _be_patient(self) -> None:
+        """Workers were perhaps cut off too: they get the time to say that they are alive."""
+        grace = min(self._settings.lease_seconds, LONGEST_GRACE_SECONDS)
+        self._next_reclaim = max(self._next_reclaim, time.monotonic() + grace)
 
     def _listen_and_dispatch(self, stopped: Callable[[], bool]) -> None:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -68,7 +74,8 @@ class Dispatcher:
                 self.step()
                 with self._sessions() as session:
                     until_due = waiting.seconds_until_due(session)
-                wait = min(POLL_SECONDS, POLL_SECONDS if until_due is None else until_due)
+                wait = POLL_SECONDS if until_due is None else min(POLL_SECONDS, until_due)
+                wait = max(wait, SHORTEST_WAIT_SECONDS)
                 for _ in driver.notifies(timeout=wait, stop_after=1):
                     pass
 
@@ -100,7 +107,8 @@ class Dispatcher:
             due = time.monotonic() + pause
             try:
                 self.tidy()
-            except (OperationalError, StoreUnavailable) as error:
+            # The next time goes on where this one stopped; there must be one.
+            except Exception as error:
                 logger.warning("tidied up later", error=str(error))
 
     def tidy(self) -> None:

@@ -79,9 +79,15 @@ class Held:
                 if time.monotonic() > give_up:
                     raise
                 logger.warning("waiting for a store to come back", error=str(error))
-            self._lost.wait(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
-            self.check()
+            self._wait(pause * random.uniform(0.5, 1))  # noqa: S311 - not a secret
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            self._lost.wait(min(left, PROGRESS_SECONDS))
+        self.check()
 
     def beat_until_done(self) -> None:
         """Extend the lease until the block ends or it is lost; runs in a thread of its own."""
@@ -99,7 +105,8 @@ class Held:
             except LeaseLost:
                 self._lost.set()
                 return
-            except OUTAGES as error:
+            # Going on is all that helps: without heartbeats the job is given away.
+            except Exception as error:
                 logger.warning("heartbeat failed", job_id=self.lease.job_id, error=str(error))
             last = time.monotonic()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from expunge.registry.tables import Model
+from expunge.registry.jobs import LIVE_STATES
+from expunge.registry.tables import Job, JobKind, Model
 from expunge.worker.context import Context
 
 KEPT = 20
@@ -26,11 +27,18 @@ def folder_of(context: Context, checkpoint_id: str) -> Path:
 
 
 def drop_outdated(context: Context) -> None:
-    """Remove those of checkpoints that are no model's head any more: the head may have forgotten since."""
+    """Remove those of checkpoints that are no model's head any more: the head may have forgotten since.
+
+    What a comparison is still running on stays until that one ends.
+    """
     with context.sessions() as session:
-        heads = set(session.scalars(select(Model.head_checkpoint_id)))
+        kept = set(session.scalars(select(Model.head_checkpoint_id)))
+        running = select(Job.base_checkpoint_id).where(
+            Job.kind == JobKind.COMPARE, Job.state.in_(LIVE_STATES)
+        )
+        kept |= set(session.scalars(running))
     for folder in _folders(context):
-        if folder.name not in heads:
+        if folder.name not in kept:
             shutil.rmtree(folder, ignore_errors=True)
 
 

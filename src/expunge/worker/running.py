@@ -26,6 +26,8 @@ from expunge.worker.watching import JobCrashed, JobFailed
 if TYPE_CHECKING:
     from expunge.worker.auditing import Auditor
 
+IDLE_CHECK_SECONDS = 1.0
+
 logger = structlog.get_logger(__name__)
 
 
@@ -55,7 +57,9 @@ class Runner:
         """Look for work now, and return once there is none left: a busy worker takes no other's wake-ups."""
         self._idle.clear()
         self.wake()
-        self._idle.wait()
+        while not self._idle.wait(IDLE_CHECK_SECONDS):
+            if self._context.stopping.is_set():
+                return
 
     def run(self) -> None:
         """Work whenever woken, until the context says stop.
@@ -71,6 +75,9 @@ class Runner:
                     self.work_off()
                 except OUTAGES as error:
                     logger.warning("worker waits for the database", error=str(error))
+                # A worker that lives but does nothing any more is worse than any error.
+                except Exception:
+                    logger.exception("worker goes on after an unexpected error")
                 if not self._woken.is_set():
                     self._idle.set()
                 # Not all workers at the same moment.
@@ -99,7 +106,11 @@ class Runner:
         ):
             self._try(held)
             for tidy in held.afterwards:
-                tidy()
+                try:
+                    tidy()
+                # The attempt's end is written; a sweep removes what stays.
+                except Exception:
+                    logger.exception("what the attempt left is removed later")
 
     def _try(self, held: Held) -> None:
         lease = held.lease
@@ -126,28 +137,29 @@ class Runner:
                 self._wait_out(lease, "the worker's disk is full", error)
                 return
             logger.exception("job ran into an unexpected error")
-            reason = f"an unexpected error; the operator's log says more under {lease.job_id}"
+            reason = "an unexpected error; the operator's log says more"
             words = f"{type(error).__name__}: {error}"
             self._retry(lease, Failure("exception", reason, words))
 
     def _work(self, held: Held) -> None:
         match held.lease.kind:
             case JobKind.PRETRAIN | JobKind.UNLEARN:
+                held.afterwards.append(self._drop_outdated_oracles)
                 train(self._context, held)
-                oracles.drop_outdated(self._context)
             case JobKind.COMPARE:
-                oracles.drop_outdated(self._context)
-                try:
-                    compare(self._context, held)
-                finally:
-                    # The head may have forgotten what this comparison retrained on while it ran.
-                    oracles.drop_outdated(self._context)
+                self._drop_outdated_oracles()
+                # The head may forget what this comparison retrains on while it runs.
+                held.afterwards.append(self._drop_outdated_oracles)
+                compare(self._context, held)
             case JobKind.SEAL:
                 intake.seal(self._context, held)
             case JobKind.VERIFY:
                 intake.verify(self._context, held)
             case JobKind.AUDIT:
                 self.auditor.run(held)
+
+    def _drop_outdated_oracles(self) -> None:
+        oracles.drop_outdated(self._context)
 
     def _release(self, lease: Lease) -> None:
         def write() -> None:
@@ -199,7 +211,8 @@ class Runner:
             write()
         except LeaseLost:
             logger.warning("lease lost; the job was given away", intended=event)
-        except OUTAGES as error:
+        # Whatever cannot be written, the lease's end says later.
+        except Exception as error:
             logger.warning("left to the lease's end", intended=event, error=str(error))
         else:
             logger.warning(event, **told)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
-from expunge.registry import checkpoints, lineage, models, orphans, policies
+from expunge.registry import checkpoints, lineage, models, orphans, policies, visibility
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
@@ -65,14 +65,9 @@ def _plan(context: Context, lease: Lease) -> _Plan:
         unlearn_ids: set[str] = set()
         if lease.kind == JobKind.UNLEARN:
             base = session.get_one(Checkpoint, job.base_checkpoint_id)
-            asked = {each for request in job.requests for each in request.dataset_ids}
-            asked |= set(lineage.owed(session, base))
-            unlearn_ids = asked & set(base.retained)
-            if not unlearn_ids:
-                raise JobFailed.refused(
-                    "the model's head was replaced by one that never held this data"
-                )
-            retain_ids = set(base.retained) - asked
+            unlearn_ids = lineage.to_forget(session, job, base)
+            retain_ids = set(base.retained) - unlearn_ids - lineage.pending(session, job)
+            retain_ids &= _usable(session, model, retain_ids)
         else:
             retain_ids = set(job.params["dataset_ids"])
             _check_consent(session, model, job.params["dataset_ids"])
@@ -90,6 +85,13 @@ def _plan(context: Context, lease: Lease) -> _Plan:
             limit_seconds=_limit_seconds(context, model),
             seconds_used=job.seconds_used,
         )
+
+
+def _usable(session: Session, model: Model, dataset_ids: set[str]) -> set[str]:
+    """Those of the data sets that the model's owner owns or is still granted."""
+    owner = session.get_one(Party, model.owner_id)
+    rows = visibility.datasets(owner).where(Dataset.id.in_(dataset_ids))
+    return {row.id for row in session.scalars(rows)}
 
 
 def _check_consent(session: Session, model: Model, dataset_ids: list[str]) -> None:

@@ -6,6 +6,8 @@ and no key; what it may touch lies in one folder, and the folder of Retrain's ch
 
 import os
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from expunge.worker.task import NO_SPACE, STOPPED_STATUS, ComparisonTask, from_j
 
 NICENESS = 10
 """Added to the worker's own: api and audits answer on the same cores, and must not wait for training."""
+ORPHAN_CHECK_SECONDS = 1.0
 LAST_WORDS_CHARS = 800
 """Of a traceback: what went wrong stands at its end."""
 CPU_ALLOCATION_FAILED = "DefaultCPUAllocator: "
@@ -57,9 +60,21 @@ def kind_of_crash(error: Exception) -> str:
     return "out-of-memory" if exhausted or CPU_ALLOCATION_FAILED in str(error) else "exception"
 
 
+def _end_with(supervisor_pid: int) -> None:
+    """End this process when its supervisor is gone: nobody would stop it, and its device is wanted."""
+
+    def watch() -> None:
+        while os.getppid() == supervisor_pid:
+            time.sleep(ORPHAN_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="orphan watch", daemon=True).start()
+
+
 def main() -> int:
     """Run the task of the command line; what goes wrong unexpectedly is told before it ends the process."""
     stop = StopSignal()
+    _end_with(os.getppid())
     os.nice(NICENESS)
     with os.fdopen(int(sys.argv[2]), "w") as pipe:
         supervisor = Supervisor(pipe)

@@ -42,6 +42,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+            # Celery's own default waits for ever on a Redis that hangs.
+            "socket_timeout": REDIS_TIMEOUT_SECONDS,
             # A dispatcher that cannot reach Redis says so at once and tries again itself.
             "max_retries": 1,
             "interval_start": 0,

@@ -100,8 +100,9 @@ class Watch:
             _kill(process)
             reader.join()
         self._take_messages()
-        if process.returncode != 0 or self._result is None:
+        if self._result is None:
             raise self._failure or self._ending(process.returncode)
+        # Told last, when all is written: a process that stumbles on its way out does no harm.
         return self._result
 
     def _supervise(

@@ -1,0 +1,53 @@
+"""Scratch space of one process, and removal of what processes that died have left. Never touches a live one's."""
+
+import fcntl
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "process-"
+LOCK = "lock"
+UNLOCKED_SECONDS = 600
+"""A folder without a lock after so long belongs to a process that died while it was starting."""
+
+
+class Scratch:
+    """A folder of this process's own under `work_dir`, held by a lock that ends with the process.
+
+    What lies there are images, weights and snapshots of people who may have asked to be forgotten: a
+    process that starts removes the folders of those that were killed.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=work_dir))
+        self._lock = (self.path / LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        remove_abandoned(work_dir)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def remove_abandoned(work_dir: Path) -> None:
+    """Remove the folders whose process has died; any number of processes may do so at once."""
+    for folder in work_dir.glob(f"{PREFIX}*"):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    with suppress(FileNotFoundError):
+        try:
+            with (folder / LOCK).open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS
+        return True
+    return False
