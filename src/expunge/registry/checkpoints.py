@@ -195,14 +195,21 @@ def _promote_by_policy(session: Session, model: Model, checkpoint: Checkpoint) -
     steps = lineage.since(session, checkpoint, model.head_checkpoint_id)
     if not steps:
         return
-    against = [
-        each for step in steps for each in policies.objections(policy, _metrics(session, step))
-    ]
+    against = []
+    for step in steps:
+        found = policies.objections(policy, _metrics(session, step))
+        if found and step is not checkpoint:
+            _withhold(session, step, found)
+        against += found
     if against:
-        checkpoint.problem = {"code": "promotion-withheld", "detail": "; ".join(against)}
-        log.append(session, log.SERVICE, checkpoint.id, "promotion-withheld", reasons=against)
+        _withhold(session, checkpoint, against)
     else:
         _set_head(session, model, checkpoint, log.SERVICE)
+
+
+def _withhold(session: Session, checkpoint: Checkpoint, reasons: list[str]) -> None:
+    checkpoint.problem = {"code": "promotion-withheld", "detail": "; ".join(reasons)}
+    log.append(session, log.SERVICE, checkpoint.id, "promotion-withheld", reasons=reasons)
 
 
 def _metrics(session: Session, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -34,12 +34,8 @@ def base_for_unlearning(session: Session, model: Model) -> Checkpoint:
         .order_by(Checkpoint.id.desc())
         .limit(1)
     )
-    return newest if newest is not None and descends(session, newest, head.id) else head
-
-
-def descends(session: Session, checkpoint: Checkpoint, ancestor_id: str | None) -> bool:
-    """Whether the checkpoint was made from the ancestor, through any number of removals."""
-    return bool(since(session, checkpoint, ancestor_id))
+    steps = [] if newest is None else since(session, newest, head.id)
+    return steps[-1] if steps and all(step.problem is None for step in steps) else head
 
 
 def since(session: Session, checkpoint: Checkpoint, ancestor_id: str | None) -> list[Checkpoint]:

@@ -1,9 +1,11 @@
 """Scratch space of one process, and removal of what processes that died have left. Never touches a live one's."""
 
 import fcntl
+import os
 import shutil
 import tempfile
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,14 +25,15 @@ class Scratch:
     def __init__(self, work_dir: Path) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=work_dir))
-        self._lock = (self.path / LOCK).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock = os.open(self.path / LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._unlock = weakref.finalize(self, os.close, lock)
         remove_abandoned(work_dir)
 
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
+        self._unlock()
 
 
 def remove_abandoned(work_dir: Path) -> None:
