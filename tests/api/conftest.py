@@ -94,6 +94,7 @@ def worker(settings: Settings, engine: Engine) -> Iterator[Runner]:
     over.set()
     context.stopping.set()
     thread.join()
+    context.close()
 
 
 @dataclass
