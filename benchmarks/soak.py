@@ -34,8 +34,8 @@ from record import RESULTS, conditions
 
 FOLDER = RESULTS / "soak"
 PAUSE_SECONDS = (1.0, 8.0)
-LANES = 3
-JOB_SECONDS = 4.0
+LANES = 2
+JOB_SECONDS = 3.0
 COMPARED = 5
 """Jobs trained again without disturbance, those with the most attempts."""
 

@@ -1,4 +1,4 @@
-"""Work for a service under fault: pre-training, removals in batches, seals and audits, round after round.
+"""Work for a service under fault: pre-training, removals in batches, audits, and all the while data sets.
 
 Only asks, over HTTP, and asks again when told that something failed; judges nothing.
 """
@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,17 +16,21 @@ from typing import Self
 from tests.faults.rig import Rig
 from tests.faults.users import EPOCHS_PER_SECOND, Cast, Refused, User
 
-FINAL = ("completed", "failed", "cancelled", "rejected")
+FINAL = ("completed", "succeeded", "failed", "cancelled", "rejected", "sealed", "open", "invalid")
 POLL_SECONDS = 0.3
 ASKED_AGAIN = 8
 """How often an owner whose request failed asks again."""
 BATCH_WINDOW_SECONDS = 1.0
+SEAL_EVERY_SECONDS = 2.0
+SEALED_SAMPLES = 4
 WITHDRAWN_SHARE, CANCELLED_SHARE = 0.2, 0.15
 CONFLICT = 409
 
 
 class Load:
-    """Rounds in several lanes at once, each on models of its own; use as a context manager.
+    """Rounds in several lanes at once, each on models of its own, and a data set now and then.
+
+    Use as a context manager.
 
     Raises, at the end: what a lane ran into, such as a call that was refused for no reason.
     """
@@ -39,9 +45,10 @@ class Load:
         self._epochs = max(1, round(EPOCHS_PER_SECOND * seconds))
         self._stopping = threading.Event()
         self._errors: list[Exception] = []
+        draws = [random.Random(seed + lane) for lane in range(lanes)]  # noqa: S311 - repeatable
+        rounds = [partial(self._round, draw) for draw in draws]
         self._lanes = [
-            threading.Thread(target=self._run, args=(random.Random(seed + n),), name=f"lane-{n}")  # noqa: S311
-            for n in range(lanes)
+            threading.Thread(target=self._run, args=(each,)) for each in (*rounds, self._seal_one)
         ]
 
     def __enter__(self) -> Self:
@@ -66,11 +73,11 @@ class Load:
         if self._errors:
             raise self._errors[0]
 
-    def _run(self, draw: random.Random) -> None:
-        """Rounds until told to stop; a round that has begun is brought to its end."""
+    def _run(self, rounds: Callable[[], None]) -> None:
+        """Rounds until told to stop; one that has begun is brought to its end."""
         try:
             while not self._stopping.is_set():
-                self._round(draw)
+                rounds()
         except Exception as error:
             self._errors.append(error)
 
@@ -82,10 +89,15 @@ class Load:
             owner: self._ask(owner, model_id, dataset_id) for owner, dataset_id in first.items()
         }
         self._change_minds(draw, asked)
-        sealed = cast.dataset(draw.choice(cast.owners), "more", 8)
-        self.done["data set"] += bool(sealed)
         for owner, request_id in asked.items():
             self._audit(owner, self._until_completed(owner, model_id, first[owner], request_id))
+
+    def _seal_one(self) -> None:
+        """A little work for the interactive worker."""
+        owner = self._cast.model_owner
+        dataset_id = self._cast.dataset(owner, "more", SEALED_SAMPLES)
+        self.done[f"data set {self._ended(owner, f'/datasets/{dataset_id}')}"] += 1
+        self._stopping.wait(SEAL_EVERY_SECONDS)
 
     def _change_minds(self, draw: random.Random, asked: dict[User, str]) -> None:
         """Now and then an owner withdraws, or the model's owner cancels the job; either may come too late."""
@@ -145,6 +157,6 @@ class Load:
     def _ended(self, user: User, path: str) -> str:
         while True:
             state = str(user.get(path)["state"])
-            if state in (*FINAL, "succeeded"):
+            if state in FINAL:
                 return state
             time.sleep(POLL_SECONDS)

@@ -1,10 +1,10 @@
 """What everything leans on is away for a while: api, Redis, PostgreSQL, object store, disk. Work waits and goes on."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,10 +13,19 @@ from sqlalchemy import text
 from tests.faults.injuries import flush_redis, kill_backend
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.rig import REPUBLISH_SECONDS, Rig
-from tests.faults.users import Cast
+from tests.faults.users import Cast, User
 
 LATE_SECONDS = 2.0
 """A lost wake-up may cost the interval at which workers look by themselves, and this."""
+
+
+@pytest.fixture
+def unapproved(rig: Rig, cast: Cast, weights: Path) -> Iterator[str]:
+    """A model whose owner has yet to approve of requests, so that they may be withdrawn in the end."""
+    model_id = cast.model(weights=weights, approval="manual")
+    yield model_id
+    for request_id in requests_to(rig, model_id):
+        cast.owners[0].call("POST", f"/requests/{request_id}/cancel")
 
 
 def requests_to(rig: Rig, model_id: str) -> list[str]:
@@ -33,33 +42,33 @@ def asking(ask: Callable[[], str]) -> Iterator["Future[str]"]:
         answer.result()
 
 
+def ask(cast: Cast, owner: User, model_id: str) -> str:
+    return cast.ask(owner, model_id, cast.sets[owner.party_id])
+
+
 def test_a_request_whose_api_dies_before_it_is_accepted_is_made_once(
-    rig: Rig, cast: Cast, weights: Path
+    rig: Rig, cast: Cast, unapproved: str
 ) -> None:
-    model_id, owner = cast.model(weights=weights), cast.owners[0]
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    lock = text("SELECT 1 FROM models WHERE id = :id FOR UPDATE")
     with rig.engine.connect() as connection:
-        connection.execute(text("SELECT 1 FROM models WHERE id = :id FOR UPDATE"), {"id": model_id})
-        with asking(lambda: cast.removal_of(model_id, seconds=0.1).request_id) as answer:
+        connection.execute(lock, {"id": unapproved})
+        with asking(lambda: ask(cast, cast.owners[0], unapproved)) as answer:
             rig.eventually(lambda: rig.rows(waiting), "the request is half made")
             rig.process("api").kill()
             connection.rollback()
-    assert requests_to(rig, model_id) == [answer.result()]
-    assert owner.get(f"/requests/{answer.result()}")["id"] == answer.result()
+    assert requests_to(rig, unapproved) == [answer.result()]
 
 
-def test_a_request_whose_answer_is_lost_is_made_once(rig: Rig, cast: Cast, weights: Path) -> None:
-    model_id, owner = cast.model(weights=weights), cast.owners[0]
+def test_a_request_whose_answer_is_lost_is_made_once(rig: Rig, cast: Cast, unapproved: str) -> None:
     with Proxy(int(urlsplit(rig.stack.url).port or 0)) as api:
-        user = owner.at(api.url)
+        user = cast.owners[0].at(api.url)
         api.set(Mode.DEAF)
-        with asking(
-            lambda: cast.ask(user, model_id, cast.sets[owner.party_id], epochs=1)
-        ) as answer:
+        with asking(lambda: ask(cast, user, unapproved)) as answer:
             rig.eventually(lambda: api.bitten >= 2, "two answers are lost")
             api.set(Mode.PASS)
         user.close()
-    assert requests_to(rig, model_id) == [answer.result()]
+    assert requests_to(rig, unapproved) == [answer.result()]
 
 
 def test_a_lost_wakeup_costs_no_more_than_the_workers_own_look(
@@ -137,8 +146,9 @@ def test_a_job_waits_until_the_workers_disk_has_room_and_goes_on(
     disk.fill()
     try:
         staged = cast.removal_of(model_id, seconds=0.1, owner=1)
-        rig.eventually(lambda: rig.job(staged.job_id)["outages"], "the new job finds no room")
-        time.sleep(2 * REPUBLISH_SECONDS)
+        for removal in (trained, staged):
+            met = partial(rig.job, removal.job_id)
+            rig.eventually(lambda met=met: met()["outages"], "the job finds no room")
     finally:
         disk.free()
     for removal in (trained, staged):
