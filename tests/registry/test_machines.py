@@ -1,26 +1,28 @@
 """Whatever is called in whatever order, on a real database, leads where the twin of its lives leads."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from datetime import timedelta
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from tests.registry import test_jobs
 from tests.registry.conftest import House, Scene, weights
-from tests.registry.machine import PICK, Parties
-from tests.registry.twin import ENDS, JOB_PATHS, LIVE, NOT_CARRIED_OUT, REQUEST_PATHS, Measured
+from tests.registry.lives.parties import PICK, World
+from tests.registry.lives.twin import (
+    ENDS,
+    JOB_PATHS,
+    LIVE,
+    NOT_CARRIED_OUT,
+    REQUEST_PATHS,
+)
+from tests.registry.lives.workers import CRASH, MAX_ATTEMPTS, Workers
 
-from expunge.registry import checkpoints, drift, jobs, models, policies, waiting
+from expunge.registry import checkpoints, drift, jobs, models, policies
 from expunge.registry.database import Sessions
 from expunge.registry.tables import (
-    TRAINING_KINDS,
     Checkpoint,
     Job,
     LogRow,
@@ -29,12 +31,8 @@ from expunge.registry.tables import (
 )
 from expunge.registry.transitions import LeaseLost
 
-EXAMPLES, STEPS = 20, 40
-"""Runs, and calls in each: as many as fit into some 20 s. More find more."""
-LEASE_SECONDS = 3600.0
-MAX_ATTEMPTS = 2
-MAX_OUTAGES = 1
-CRASH = jobs.Failure("signal", "ended by SIGKILL")
+EXAMPLES, STEPS = 15, 40
+"""Runs, and calls in each: as many as fit into some 15 s. More find more."""
 STATE_BY_JOB = {
     "queued": "queued",
     "running": "running",
@@ -44,178 +42,25 @@ STATE_BY_JOB = {
     "cancelled": "cancelled",
 }
 """A request's state by that of its job."""
-MEASURED = st.builds(
-    Measured,
-    forgetting=st.sampled_from([None, 0.0, 0.2]),
-    retain=st.sampled_from([0.0, 0.03]),
-    loss=st.sampled_from([None, 0.0, 0.1]),
-)
-
-
-def metrics_of(measured: Measured) -> dict[str, Any]:
-    """As a worker reports them."""
-
-    def group(mean: float | None) -> dict[str, Any] | None:
-        return None if mean is None else {"forgetting_score": {"mean": mean}}
-
-    groups = {"unlearn": group(measured.forgetting), "retain": group(measured.retain)}
-    found: dict[str, Any] = {"seconds": 1.0, "evaluation": {"encoder": groups}}
-    if measured.loss is not None:
-        found["utility"] = {"before": 0.9, "after": 0.9 - measured.loss}
-    return found
-
-
-class Workers(Parties):
-    """And what workers do, in order or not."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        super().__init__(sessions)
-        self.leases: list[jobs.Lease] = []
-
-    def live(self) -> list[jobs.Lease]:
-        tokens = {job.token for job in self.twin.jobs.values()}
-        return [lease for lease in self.leases if lease.token in tokens]
-
-    def lost(self) -> list[jobs.Lease]:
-        live = self.live()
-        return [lease for lease in self.leases if lease not in live]
-
-    def one_live(self, pick: int) -> jobs.Lease:
-        return self.live()[pick % len(self.live())]
-
-    @rule(worker=st.sampled_from(["one", "two"]))
-    def look_for_work(self, worker: str) -> None:
-        claimable = self.twin.claimable()
-        lease = waiting.claim_next(
-            self.sessions, TRAINING_KINDS, worker=worker, lease_seconds=LEASE_SECONDS
-        )
-        assert (lease is not None) == bool(claimable)
-        if lease is not None:
-            assert lease.job_id in claimable
-            self.start(lease)
-
-    @precondition(lambda self: self.twin.jobs)
-    @rule(pick=PICK)
-    def take_a_certain_job(self, pick: int) -> None:
-        job_id = self.one_job(pick)
-        claimable = job_id in self.twin.claimable()
-        lease = waiting.claim(self.sessions, job_id, worker="three", lease_seconds=LEASE_SECONDS)
-        assert (lease is not None) == claimable
-        if lease is not None:
-            self.start(lease)
-
-    def start(self, lease: jobs.Lease) -> None:
-        """Workers look first whether the job still makes sense."""
-        self.leases.append(lease)
-        self.twin.start(lease.job_id, lease.token)
-        job = self.twin.jobs[lease.job_id]
-
-        def ask_for_consent(session: Session) -> None:
-            model = session.get_one(Model, job.model)
-            models.check_training_data(session, self.model_owner, model, sorted(job.sets))
-
-        if job.kind == "pretrain":
-            refusal = self.twin.refuses_training(job.model, job.sets)
-            self.answer(refusal, ask_for_consent)
-            senseless = refusal is not None
-        else:
-            senseless = not self.twin.to_forget(lease.job_id)
-        if senseless:
-            self.fail(lease)
-
-    def fail(self, lease: jobs.Lease) -> None:
-        self.answer(None, jobs.fail, lease, jobs.Failure("refused", "it makes no sense any more"))
-        self.twin.end(lease.job_id, "failed", "failed")
-
-    @precondition(lambda self: self.live())
-    @rule(pick=PICK, step=st.integers(0, 5))
-    def report(self, pick: int, step: int) -> None:
-        lease = self.one_live(pick)
-        self.answer(None, jobs.heartbeat, lease, lease_seconds=LEASE_SECONDS, progress={"n": step})
-        self.answer(None, jobs.note_snapshot, lease, f"snapshots/{step}", step)
-        self.twin.jobs[lease.job_id].step = step
-
-    @precondition(lambda self: self.live())
-    @rule(pick=PICK)
-    def evaluate(self, pick: int) -> None:
-        lease = self.one_live(pick)
-        self.answer(None, jobs.start_evaluating, lease)
-        self.twin.jobs[lease.job_id].state = "evaluating"
-
-    @precondition(lambda self: self.live())
-    @rule(
-        pick=PICK,
-        what=st.sampled_from(["damage", "error", "crash", "silence", "stop", "outage"]),
-        pause=st.sampled_from([0.0, 60.0]),
-    )
-    def go_wrong(self, pick: int, what: str, pause: float) -> None:
-        lease = self.one_live(pick)
-        match what:
-            case "damage":
-                self.answer(None, jobs.drop_snapshot, lease, "it is damaged")
-                self.twin.jobs[lease.job_id].step = None
-            case "error":
-                self.fail(lease)
-            case "crash":
-                limits = {"max_attempts": MAX_ATTEMPTS, "retry_seconds": pause}
-                self.answer(None, jobs.retry, lease, CRASH, **limits)
-                self.twin.crash(lease.job_id, max_attempts=MAX_ATTEMPTS, due=not pause)
-            case "silence":
-                self.fall_silent(lease)
-            case "stop":
-                self.answer(None, jobs.release, lease, "its worker was stopped")
-                self.twin.requeue(lease.job_id, due=True)
-            case "outage":
-                limits = {"max_outages": MAX_OUTAGES, "retry_seconds": pause}
-                self.answer(None, jobs.wait_out, lease, "the store is away", **limits)
-                self.twin.outage(lease.job_id, max_outages=MAX_OUTAGES, due=not pause)
-
-    def fall_silent(self, lease: jobs.Lease) -> None:
-        def let_expire(session: Session) -> None:
-            job = session.get_one(Job, lease.job_id)
-            job.lease_expires_at = job.created_at - timedelta(seconds=1)
-
-        self.answer(None, let_expire)
-        taken = self.answer(None, jobs.reclaim_expired, max_attempts=MAX_ATTEMPTS)
-        assert [job.id for job in taken] == [lease.job_id]
-        self.twin.crash(lease.job_id, max_attempts=MAX_ATTEMPTS, due=True)
-
-    @rule(worker=st.sampled_from(["one", "two"]), measured=MEASURED)
-    def carry_out_what_is_next(self, worker: str, measured: Measured) -> None:
-        self.look_for_work(worker)
-        if self.live():
-            self.succeed(-1, measured)
-
-    @precondition(lambda self: self.live())
-    @rule(pick=PICK, measured=MEASURED)
-    def succeed(self, pick: int, measured: Measured) -> None:
-        lease = self.one_live(pick)
-        if lease.kind == "pretrain":
-            row = self.answer(
-                None, checkpoints.record_pretrained, lease, weights(), {"seconds": 1.0}
-            )
-            self.twin.pretrained(lease.job_id, row.id)
-        else:
-            metrics = metrics_of(measured)
-            row = self.answer(None, checkpoints.record_unlearned, lease, weights(), metrics)
-            self.twin.unlearned(lease.job_id, row.id, measured)
-
-    @precondition(lambda self: self.lost())
-    @rule(pick=PICK, write=st.sampled_from(test_jobs.ZOMBIE_WRITES))
-    def write_with_a_lost_lease(
-        self, pick: int, write: Callable[[Session, jobs.Lease], None]
-    ) -> None:
-        lease = self.lost()[pick % len(self.lost())]
-        before = test_jobs.snapshot(self.house)
-        if write is test_jobs.record and lease.kind == "pretrain":
-            self.answer(LeaseLost, checkpoints.record_pretrained, lease, weights(), {})
-        else:
-            self.answer(LeaseLost, write, lease)
-        assert test_jobs.snapshot(self.house) == before
 
 
 class Lives(Workers):
     """And what must be true after every call."""
+
+    @rule(pick=PICK)
+    def look_at_the_drift(self, pick: int) -> None:
+        with self.sessions() as session:
+            model = session.get_one(Model, self.model(pick))
+            head = session.get_one(Checkpoint, model.head_checkpoint_id)
+            policy, sums = policies.of(model.policy), self.twin.drift(head.id)
+            share = sums["forgotten_samples"] / self.twin.size(frozenset(head.trained_on))
+            shown = drift.of(session, head, policy)
+            assert shown["forgotten_share"] == pytest.approx(share)
+            assert shown["retrain_advised"] == (
+                share >= policy.max_forgotten_share
+                or shown["utility_lost"] >= policy.max_utility_lost
+                or shown["alignment_drift"] >= policy.max_alignment_drift
+            )
 
     @invariant()
     def twins_agree(self) -> None:
@@ -309,18 +154,6 @@ class Lives(Workers):
             )
             for request in session.scalars(in_force):
                 assert not set(request.dataset_ids) & set(head.retained)
-            self.check_advice(session, row, head)
-
-    def check_advice(self, session: Session, model: Model, head: Checkpoint) -> None:
-        policy, sums = policies.of(model.policy), self.twin.drift(head.id)
-        share = sums["forgotten_samples"] / self.twin.size(frozenset(head.trained_on))
-        shown = drift.of(session, head, policy)
-        assert shown["forgotten_share"] == pytest.approx(share)
-        assert shown["retrain_advised"] == (
-            share >= policy.max_forgotten_share
-            or shown["utility_lost"] >= policy.max_utility_lost
-            or shown["alignment_drift"] >= policy.max_alignment_drift
-        )
 
     def check_log(self, session: Session) -> None:
         """The log tells each life in order, and nothing else."""
@@ -344,8 +177,9 @@ class Lives(Workers):
 
 
 def test_no_order_of_calls_leads_astray(session_factory: Sessions) -> None:
+    world = World(session_factory)
     run_state_machine_as_test(
-        lambda: Lives(session_factory),
+        lambda: Lives(world),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,

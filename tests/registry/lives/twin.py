@@ -112,8 +112,8 @@ class TwinModel:
 class Twin:
     """Everything that the machine has made, in the order in which it was made."""
 
-    def __init__(self) -> None:
-        self.samples: dict[str, int] = {}
+    def __init__(self, samples: dict[str, int]) -> None:
+        self.samples = samples
         self.models: dict[str, TwinModel] = {}
         self.checkpoints: dict[str, TwinCheckpoint] = {}
         self.requests: dict[str, TwinRequest] = {}
@@ -135,6 +135,10 @@ class Twin:
     def of_job(self, job_id: str) -> list[TwinRequest]:
         return [r for r in self.requests.values() if r.job == job_id]
 
+    def is_done_already(self, job_id: str) -> bool:
+        """A removal of what is not there any more."""
+        return self.jobs[job_id].kind == "unlearn" and not self.to_forget(job_id)
+
     def busy(self, model: str) -> bool:
         return any(job.model == model and job.state in LIVE for job in self.jobs.values())
 
@@ -151,18 +155,25 @@ class Twin:
         return request.state == "completed" and not request.sets & head.held
 
     def to_forget(self, job_id: str) -> Sets:
-        """What the job's base still holds of what it has to forget."""
-        base = self.checkpoints[str(self.jobs[job_id].base)]
+        """What the base that the job has, or would have, still holds of what it has to forget."""
+        job = self.jobs[job_id]
+        base = self.checkpoints[job.base if job.token and job.base else self.base(job.model)]
         wanted = [request.sets for request in self.of_job(job_id)]
         return base.held & (self.owed(base) | frozenset().union(*wanted))
 
     def base(self, model: str) -> str:
-        """The newest result upon the head that waits for promotion, else the head."""
+        """The newest result upon the head that waits for promotion, with nothing poor below it; else the head."""
         head = newest = self.models[model].head
-        for checkpoint_id, checkpoint in self.checkpoints.items():
-            if head in self.line(checkpoint_id) and not checkpoint.withheld:
+        for checkpoint_id in self.checkpoints:
+            line = self.line(checkpoint_id)
+            if head in line and not any(step.withheld for step in self.steps(checkpoint_id, head)):
                 newest = checkpoint_id
         return newest
+
+    def steps(self, checkpoint_id: str, head: str) -> list[TwinCheckpoint]:
+        """What lies between the head and a checkpoint made from it, which is the first."""
+        line = self.line(checkpoint_id)
+        return [self.checkpoints[each] for each in line[: line.index(head)]]
 
     def line(self, checkpoint_id: str) -> list[str]:
         """The checkpoint and all that it was made from, newest first."""
@@ -248,6 +259,11 @@ class Twin:
             job.base = self.base(job.model)
         self._move_requests(job_id, "running")
 
+    def end_at_once(self, job_id: str) -> None:
+        """Started and done."""
+        self.start(job_id, "none")
+        self.end(job_id, "succeeded", "completed")
+
     def requeue(self, job_id: str, *, due: bool) -> None:
         job = self.jobs[job_id]
         job.state, job.token, job.due = "queued", None, due
@@ -258,7 +274,7 @@ class Twin:
         job = self.jobs[job_id]
         step = job.step or 0
         job.crashes = job.crashes + 1 if step <= job.crashed_at else 1
-        job.crashed_at = step
+        job.crashed_at = max(step, job.crashed_at)
         if job.crashes >= max_attempts:
             self.end(job_id, "failed", "failed")
         else:
@@ -298,9 +314,11 @@ class Twin:
         )
         self._succeed(job_id, checkpoint_id)
         if model.policy.promotion == "automatic":
-            if _fails(model.policy, measured):
-                self.checkpoints[checkpoint_id].withheld = True
-            else:
+            steps = self.steps(checkpoint_id, model.head)
+            poor = [step for step in steps if _fails(model.policy, step.measured)]
+            for step in [*poor, *steps[:1]] if poor else []:
+                step.withheld = True
+            if not poor:
                 model.head = checkpoint_id
 
     def _succeed(self, job_id: str, checkpoint_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What owners may ask of the registry, as rules of a state machine beside its twin. Checks nothing after a rule."""
+"""What owners may ask of the registry, as rules of a state machine beside its twin."""
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tests.registry.conftest import House, weights
-from tests.registry.twin import (
+from tests.registry.lives.twin import (
     LIVE,
     Sets,
     Twin,
@@ -38,6 +38,7 @@ PICK = st.integers(0, 30)
 SOME = st.integers(1, 63)
 """A choice of data sets as bits."""
 OWNERS = st.sets(st.integers(0, 2), min_size=1)
+WAY = st.sampled_from([0, 0, 1, 2])
 POLICIES = st.builds(
     TwinPolicy,
     approval=st.sampled_from(["automatic", "automatic", "manual"]),
@@ -49,31 +50,39 @@ POLICIES = st.builds(
 )
 
 
-class Parties(RuleBasedStateMachine):
-    """Two models of one owner, three owners with two data sets each; the first two owners may be the same."""
+class World:
+    """Three owners with two data sets each, of 1, 2, 4, 8, 16, 32 samples: every sum is another choice of them."""
 
     def __init__(self, sessions: Sessions) -> None:
-        super().__init__()
         self.house = House(sessions)
         self.sessions = sessions
-        self.calls: list[tuple[Party, dict[str, Any], str]] = []
-
-    @initialize()
-    def begin(self) -> None:
-        """Data sets of 1, 2, 4, 8, 16, 32 samples: every sum is another choice of them."""
         self.model_owner = self.house.party(Role.MODEL_OWNER)
         self.owners = [self.model_owner, *(self.house.party(Role.DATA_OWNER) for _ in range(2))]
         self.sets: dict[str, Party] = {}
-        self.twin = Twin()
-        with self.sessions.begin() as session:
+        self.samples: dict[str, int] = {}
+        with sessions.begin() as session:
             for number in range(6):
                 owner, count = self.owners[number % 3], 2**number
                 row = datasets.create(session, owner, f"images {number}")
                 move(session, row, "sealing")
                 move(session, row, "sealed", digest="sha256:0", index_key="none", samples=count)
                 datasets.grant(session, owner, row.id, self.model_owner.id)
-                self.sets[row.id], self.twin.samples[row.id] = owner, count
-        for _ in range(2):
+                self.sets[row.id], self.samples[row.id] = owner, count
+
+
+class Parties(RuleBasedStateMachine):
+    """Two models trained on everything, and what their owner and the data's owners may ask."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.house, self.sessions, self.sets = world.house, world.sessions, world.sets
+        self.model_owner, self.owners = world.model_owner, world.owners
+        self.twin = Twin(world.samples)
+        self.calls: list[tuple[Party, dict[str, Any], str]] = []
+
+    @initialize(rules=st.tuples(POLICIES, POLICIES))
+    def begin(self, rules: tuple[TwinPolicy, TwinPolicy]) -> None:
+        for number, policy in enumerate(rules):
             model = self.house.model(self.model_owner)
             self.twin.models[model] = TwinModel()
             job_id = self.house.pretraining(self.model_owner, model, [*self.sets])
@@ -82,6 +91,7 @@ class Parties(RuleBasedStateMachine):
             self.twin.start(job_id, lease.token)
             row = self.answer(None, checkpoints.record_pretrained, lease, weights(), {})
             self.twin.pretrained(job_id, row.id)
+            self.change_policy(2 * number, policy)
 
     def teardown(self) -> None:
         """Leave an empty queue to the next run."""
@@ -116,7 +126,7 @@ class Parties(RuleBasedStateMachine):
         assert refused.type is refusal
         return None
 
-    @rule(pick=PICK, owners=OWNERS, bits=SOME, way=st.sampled_from([0, 0, 1, 2]))
+    @rule(pick=PICK, owners=OWNERS, bits=SOME, way=WAY)
     def ask(self, pick: int, owners: set[int], bits: int, way: int) -> None:
         """One after the other, for some of their own in the same way."""
         for number in sorted(owners):
@@ -129,7 +139,7 @@ class Parties(RuleBasedStateMachine):
             "dataset_ids": sorted(chosen),
             "method": WAYS[way][0],
             "params": WAYS[way][1],
-            "idempotency_key": f"key {len(self.calls)}",
+            "idempotency_key": f"{model} {len(self.calls)}",
         }
         refusal = self.twin.refuses_request(model, chosen)
         row = self.answer(refusal, requests.create, owner, **call)
@@ -240,8 +250,10 @@ class Parties(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.jobs)
     @rule(pick=PICK)
     def let_time_pass(self, pick: int) -> None:
-        """Until the job is due: its window ends, or its pause after a crash."""
-        job_id = self.one_job(pick)
+        self.make_due(self.one_job(pick))
+
+    def make_due(self, job_id: str) -> None:
+        """Its window ends, or its pause after a crash."""
 
         def pass_time(session: Session) -> None:
             job = session.get_one(Job, job_id)
