@@ -216,18 +216,18 @@ def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str
 def _join_batch(session: Session, model: Model, request: Request) -> None:
     """Make an approved request part of a job: one that has not started and has room, or a new one."""
     policy = policies.of(model.policy)
-    samples = _samples(session, Request.id == request.id)
     limit = policy.max_batch_samples
-    job = _open_batch(session, request)
-    if job is not None and limit is not None:
-        together = samples + _samples(session, Request.job_id == job.id)
-        if together > limit:
-            waiting.make_due(session, job)
-            job = None
-        elif together == limit:
-            waiting.make_due(session, job)
+    job, full = _open_batch(session, request), False
+    if limit is not None:
+        samples = _samples(session, Request.id == request.id)
+        full = samples >= limit
+        if job is not None:
+            samples += _samples(session, Request.job_id == job.id)
+            if samples >= limit:
+                waiting.make_due(session, job)
+            if samples > limit:
+                job = None
     if job is None:
-        full = limit is not None and samples >= limit
         job = waiting.enqueue(
             session,
             JobKind.UNLEARN,
