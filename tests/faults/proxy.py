@@ -4,6 +4,7 @@ It reads no HTTP beyond the end of a request's head, which it needs to answer 50
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -48,8 +49,12 @@ class Proxy:
         self._upstream_port = upstream_port
         self._cut_after = cut_after
         self._mode = Mode.PASS
-        self._port = 0
-        self._server: asyncio.Server | None = None
+        # Bound and never listening: keeps the port ours while nobody is to listen there.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._holder.bind((HOST, 0))
+        self._port: int = self._holder.getsockname()[1]
+        self._listener: socket.socket | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -71,6 +76,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._holder.close()
 
     @property
     def url(self) -> str:
@@ -95,14 +101,27 @@ class Proxy:
 
     async def _listen(self) -> None:
         self._flowing.set()
-        self._server = await asyncio.start_server(self._serve, HOST, self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server((HOST, self._port), reuse_port=True)
+        self._listener.setblocking(False)
+        # Not asyncio's own server: that loses a connection that comes while it is being closed.
+        self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            task = self._loop.create_task(self._serve(listener.accept()[0]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _listen_no_more(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def _end(self) -> None:
         self._flowing.set()
+        self._listen_no_more()
         self._reset_all()
-        if self._server is not None:
-            self._server.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _set(self, mode: Mode) -> None:
@@ -114,18 +133,16 @@ class Proxy:
             self._flowing.clear()
         if mode in (Mode.REFUSE, Mode.UNAVAILABLE):
             self.bitten += self._reset_all()
-        if mode == Mode.REFUSE and self._server is not None:
-            self._server.close()
+        if mode == Mode.REFUSE:
+            self._listen_no_more()
 
     def _reset_all(self) -> int:
         for writer in self._open:
             writer.transport.abort()
         return len(self._open)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def _serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         self._open.add(writer)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -135,7 +152,6 @@ class Proxy:
                     await self._pass_on(reader, writer)
         finally:
             self._open.discard(writer)
-            self._tasks.discard(task)
             writer.transport.abort()
 
     async def _answer_unavailable(
