@@ -194,12 +194,20 @@ class Workers(Parties):
             row = self.answer(None, checkpoints.record_unlearned, lease, weights(), metrics)
             self.twin.unlearned(lease.job_id, row.id, measured)
 
-    @rule(pick=PICK, owners=OWNERS, bits=SOME, way=WAY, measured=MEASURED)
-    def forget(self, pick: int, owners: set[int], bits: int, way: int, measured: Measured) -> None:
-        """All at one go, which else would seldom come together."""
+    @rule(
+        pick=PICK, owners=OWNERS, bits=SOME, way=WAY, crashes=st.integers(0, 2), measured=MEASURED
+    )
+    def forget(
+        self, *, pick: int, owners: set[int], bits: int, way: int, crashes: int, measured: Measured
+    ) -> None:
+        """A whole life, whose parts would seldom come together by chance."""
         self.ask(pick, owners, bits, way)
+        newest = len(self.open_jobs()) - 1
+        for _ in range(crashes):
+            if self.open_jobs():
+                self.go_wrong(newest, "crash", 60.0)
         if self.open_jobs():
-            self.succeed(-1, measured)
+            self.succeed(newest, measured)
 
     @precondition(lambda self: self.lost())
     @rule(pick=PICK, write=st.sampled_from(test_jobs.ZOMBIE_WRITES))
