@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, lazyload
 
 from expunge.registry import (
     datasets,
@@ -32,7 +32,7 @@ from expunge.registry.tables import (
     Request,
     RequestDataset,
 )
-from expunge.registry.transitions import StateChanged, move
+from expunge.registry.transitions import StateChanged, add, move
 from expunge.unlearning import catalog
 
 WITHDRAWN = "withdrawn by its owner"
@@ -79,15 +79,13 @@ def create(
         model_id=model.id,
         method=method,
         params=parsed,
-        state=RequestState.RECEIVED,
         datasets=[RequestDataset(dataset_id=each) for each in dataset_ids],
     )
-    session.add(request)
-    session.flush()
-    log.append(session, owner.id, request.id, RequestState.RECEIVED, method=method)
+    path = [RequestState.RECEIVED]
     if policies.of(model.policy).approval == "automatic":
-        move(session, request, RequestState.APPROVED)
-        _join_batch(session, model, request)
+        path += [RequestState.APPROVED, RequestState.QUEUED]
+        request.job = _batch(session, model, request, sum(each.samples for each in own))
+    add(session, request, path, actor=owner.id, method=method)
     return request
 
 
@@ -100,7 +98,8 @@ def approve(session: Session, model_owner: Party, request_id: str) -> Request:
     """
     request, model = _asked_of(session, model_owner, request_id)
     move(session, request, RequestState.APPROVED, actor=model_owner.id)
-    _join_batch(session, model, request)
+    job = _batch(session, model, request, _samples(session, Request.id == request.id))
+    move(session, request, RequestState.QUEUED, job_id=job.id)
     return request
 
 
@@ -178,7 +177,9 @@ def _asked_of(session: Session, model_owner: Party, request_id: str) -> tuple[Re
 
 def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) -> list[Dataset]:
     rows = session.scalars(
-        select(Dataset).where(Dataset.id.in_(dataset_ids), Dataset.owner_id == owner.id)
+        select(Dataset)
+        .where(Dataset.id.in_(dataset_ids), Dataset.owner_id == owner.id)
+        .options(lazyload(Dataset.shards))
     ).all()
     if missing := sorted(set(dataset_ids) - {row.id for row in rows}):
         raise NotFound.of("data set", missing)
@@ -188,38 +189,40 @@ def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) ->
 def _check_forgettable(session: Session, model: Model, dataset_ids: Sequence[str]) -> None:
     if model.head_checkpoint_id is None:
         raise Conflict(f"Model {model.id} has no checkpoint yet; there is nothing to forget.")
-    held = select(CheckpointDataset.dataset_id, CheckpointDataset.forgotten).where(
-        CheckpointDataset.checkpoint_id == model.head_checkpoint_id,
-        CheckpointDataset.dataset_id.in_(dataset_ids),
-    )
-    forgotten = {row.dataset_id: row.forgotten for row in session.execute(held)}
-    if foreign := sorted(set(dataset_ids) - set(forgotten)):
-        raise NotInTrainingData(
-            f"Model {model.id} was not trained on {', '.join(foreign)}.", dataset_ids=foreign
-        )
-    asked = session.scalars(
-        select(RequestDataset.dataset_id)
+    asked = (
+        select(RequestDataset.request_id)
         .join(Request, Request.id == RequestDataset.request_id)
         .where(
             Request.model_id == model.id,
             Request.state.in_([*lineage.UNFINISHED, RequestState.COMPLETED]),
-            RequestDataset.dataset_id.in_(dataset_ids),
+            RequestDataset.dataset_id == CheckpointDataset.dataset_id,
         )
+        .exists()
     )
-    if again := sorted({each for each, gone in forgotten.items() if gone} | set(asked)):
+    held = select(
+        CheckpointDataset.dataset_id, or_(CheckpointDataset.forgotten, asked).label("gone")
+    ).where(
+        CheckpointDataset.checkpoint_id == model.head_checkpoint_id,
+        CheckpointDataset.dataset_id.in_(dataset_ids),
+    )
+    gone = {row.dataset_id: row.gone for row in session.execute(held)}
+    if foreign := sorted(set(dataset_ids) - set(gone)):
+        raise NotInTrainingData(
+            f"Model {model.id} was not trained on {', '.join(foreign)}.", dataset_ids=foreign
+        )
+    if again := sorted(each for each in gone if gone[each]):
         raise AlreadyForgotten(
             f"Model {model.id} has forgotten {', '.join(again)}, or another request is about to.",
             dataset_ids=again,
         )
 
 
-def _join_batch(session: Session, model: Model, request: Request) -> None:
-    """Make an approved request part of a job: one that has not started and has room, or a new one."""
+def _batch(session: Session, model: Model, request: Request, samples: int) -> Job:
+    """The job that a request over so many samples joins: one that has not started and has room, or a new one."""
     policy = policies.of(model.policy)
     limit = policy.max_batch_samples
     job, full = _open_batch(session, request), False
     if limit is not None:
-        samples = _samples(session, Request.id == request.id)
         full = samples >= limit
         if job is not None:
             samples += _samples(session, Request.job_id == job.id)
@@ -237,7 +240,7 @@ def _join_batch(session: Session, model: Model, request: Request) -> None:
             delay_seconds=0 if full else policy.batch_window_seconds,
             model_id=model.id,
         )
-    move(session, request, RequestState.QUEUED, job_id=job.id)
+    return job
 
 
 def _open_batch(session: Session, request: Request) -> Job | None:

@@ -1,5 +1,7 @@
-"""The one way a state changes: a compare-and-set in the caller's transaction, with its log row."""
+"""The one way a state begins and changes: a compare-and-set in the caller's transaction, with its log row."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -26,6 +28,26 @@ class StateChanged(Conflict):
 
 class LeaseLost(Exception):
     """The job's lease belongs to another attempt: nothing of this one may be written any more."""
+
+
+def add(session: Session, row: Living, path: Sequence[str], *, actor: str, **detail: Any) -> None:
+    """Insert a new row in the last of these states, and log all of them; `detail` goes to the first log row.
+
+    Nobody else sees the row before the transaction ends, so nothing has to be compared. The first
+    state is the actor's doing, what follows by itself is the service's.
+
+    Raises:
+        StateChanged: its life does not allow the path.
+    """
+    for before, after in pairwise(path):
+        if after not in LIVES[type(row)][before]:
+            raise StateChanged(f"{row.id} cannot become {after} from {before}.", state=before)
+    row.state = path[-1]
+    session.add(row)
+    session.flush()
+    log.append(session, actor, row.id, path[0], **detail)
+    for state in path[1:]:
+        log.append(session, log.SERVICE, row.id, state)
 
 
 def move(
