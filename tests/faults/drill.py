@@ -17,6 +17,16 @@ from tests.faults.users import Cast
 CHECK_EVERY = 10
 """Faults between two checks in the middle of things."""
 REST_SECONDS = 120.0
+COMPARABLE = """
+    SELECT id, attempt FROM jobs
+    WHERE state = 'succeeded' AND kind IN ('pretrain', 'unlearn') AND (
+        kind = 'pretrain' OR NOT EXISTS (
+            SELECT FROM requests
+            WHERE requests.model_id = jobs.model_id AND requests.job_id IS DISTINCT FROM jobs.id
+        )
+    )
+    ORDER BY attempt DESC, id LIMIT :count
+"""
 
 
 @dataclass
@@ -85,14 +95,13 @@ def run(
 def compare_weights(rig: Rig, count: int) -> dict[str, int]:
     """Train the jobs with the most attempts again without disturbance; their ids and attempts.
 
+    Only those whose model no other request was made to: while one waits, its data is not trained on
+    either, and afterwards nothing tells which ones waited when.
+
     Raises:
         AssertionError: one of them gave other weights.
     """
-    found = rig.rows(
-        "SELECT id, attempt FROM jobs WHERE state = 'succeeded' AND kind IN ('pretrain', 'unlearn') "
-        "ORDER BY attempt DESC, id LIMIT :count",
-        count=count,
-    )
+    found = rig.rows(COMPARABLE, count=count)
     for job in found:
         with TemporaryDirectory() as folder:
             expected = digest_undisturbed(rig, job["id"], Path(folder))

@@ -61,6 +61,10 @@ class Records:
         found = self.where("checkpoint_datasets", checkpoint_id=checkpoint_id)
         return {row["dataset_id"] for row in found}
 
+    def held(self, checkpoint_id: str) -> set[str]:
+        """Data sets that a checkpoint was trained on and has not forgotten."""
+        return self.trained_on(checkpoint_id) - self.forgotten(checkpoint_id)
+
     def text(self, *, without: Sequence[str]) -> str:
         """All rows as one text, to look for something anywhere in them."""
         return json.dumps(

@@ -39,10 +39,14 @@ def a_key_makes_one_request(records: Records) -> Iterator[str]:
 
 
 def a_job_has_one_result(records: Records) -> Iterator[str]:
-    """Exactly one checkpoint of each training job that succeeded, and none of any other."""
+    """Exactly one checkpoint of each training job that succeeded, and none of any other.
+
+    A removal of what the model holds no more has nothing to make.
+    """
     made = Counter(row["job_id"] for row in records["checkpoints"])
     for job in records["jobs"]:
-        expected = int(job["state"] == "succeeded" and job["kind"] in TRAINING)
+        done = job["state"] == "succeeded" and job["kind"] in TRAINING
+        expected = int(done and not _has_nothing_to_do(records, job))
         if made[job["id"]] != expected:
             yield f"{job['id']} ({job['kind']}, {job['state']}) made {made[job['id']]} checkpoints"
         if expected and not records.where(
@@ -51,17 +55,25 @@ def a_job_has_one_result(records: Records) -> Iterator[str]:
             yield f"{job['id']} names {job['result_checkpoint_id']} as its result"
 
 
+def _has_nothing_to_do(records: Records, job: Row) -> bool:
+    if job["kind"] != "unlearn":
+        return False
+    requests = records.where("requests", job_id=job["id"])
+    asked = {each for request in requests for each in records.datasets_of(request["id"])}
+    return not asked & records.held(job["base_checkpoint_id"])
+
+
 def what_was_asked_is_forgotten(records: Records) -> Iterator[str]:
-    """The result of a completed request has forgotten its data, and so has the head once it is in force."""
+    """The result of a completed request holds none of its data, and neither does a head that is in force."""
     for request in records.where("requests", state="completed"):
         asked = records.datasets_of(request["id"])
         job = records.one("jobs", request["job_id"])
-        result = job and job["result_checkpoint_id"]
-        if result is None or not asked <= records.forgotten(result):
+        result = job and (job["result_checkpoint_id"] or job["base_checkpoint_id"])
+        if result is None or asked & records.held(result):
             yield f"{request['id']} is completed; {result} has not forgotten all of it"
         model = records.one("models", request["model_id"])
         head = model and model["head_checkpoint_id"]
-        held = asked & (records.trained_on(head) - records.forgotten(head)) if head else set()
+        held = asked & records.held(head) if head else set()
         if request["effective_at"] is not None and held:
             yield f"{request['id']} is in force, but {head} holds {sorted(held)}"
         if request["effective_at"] is None and not held:

@@ -10,7 +10,7 @@ from tests.faults.users import Cast
 SEED = 14
 KILLS = 5
 PAUSE = (0.3, 1.5)
-JOB_SECONDS = 1.5
+JOB_SECONDS = 1.0
 
 
 def test_a_short_schedule_of_all_faults_keeps_the_promise(

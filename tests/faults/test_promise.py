@@ -100,6 +100,17 @@ def test_a_kept_promise_passes_every_check() -> None:
     assert violations(numbered(kept()), AT_REST) == {each.__name__: [] for each in AT_REST}
 
 
+def test_a_removal_of_what_the_model_holds_no_more_has_no_result() -> None:
+    tables = kept()
+    forget_nothing(tables)
+    change(tables, "jobs", "job_1", result_checkpoint_id=None)
+    change(tables, "models", "mdl_1", head_checkpoint_id="ckp_1")
+    note(tables, "mdl_1", ("promoted", {"checkpoint_id": "ckp_1"}))
+    tables["checkpoints"].pop()
+    records = Records(numbered(tables).tables, OBJECTS - {"sha256/bb/second"})
+    assert found(records) == set()
+
+
 def change(tables: Tables, table: str, row_id: str, **values: Any) -> None:
     next(row for row in tables[table] if row["id"] == row_id).update(values)
 
@@ -153,6 +164,12 @@ def roll_back(tables: Tables) -> None:
     note(tables, "mdl_1", ("promoted", {"checkpoint_id": "ckp_1"}))
 
 
+def forget_nothing(tables: Tables) -> None:
+    """A result of a removal of data that the base had forgotten already."""
+    for row in tables["checkpoint_datasets"]:
+        row["forgotten"] |= row["dataset_id"] == "dst_1"
+
+
 def forget_again(tables: Tables) -> None:
     change(tables, "requests", "req_2", state="completed", job_id="job_1", effective_at=NOW)
     tables["request_datasets"][1]["dataset_id"] = "dst_1"
@@ -169,7 +186,7 @@ def leave_running(tables: Tables) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Tables], None], set[str]]] = {
-    "a request is lost": (lose_request, {"what_was_accepted_is_there"}),
+    "a request is lost": (lose_request, {"what_was_accepted_is_there", "a_job_has_one_result"}),
     "the log has a gap": (skip_a_state, {"every_life_is_a_legal_path"}),
     "an attempt is not counted": (skip_an_attempt, {"attempts_are_counted_and_never_overlap"}),
     "an attempt writes after it lost its lease": (
@@ -201,7 +218,11 @@ BROKEN: dict[str, tuple[Callable[[Tables], None], set[str]]] = {
     ),
     "a result on another base": (
         lambda tables: change(tables, "jobs", "job_1", base_checkpoint_id="ckp_2"),
-        {"lineage_is_a_chain"},
+        {"lineage_is_a_chain", "a_job_has_one_result"},
+    ),
+    "a result although nothing was to be forgotten": (
+        forget_nothing,
+        {"a_job_has_one_result", "lineage_is_a_chain"},
     ),
     "forgotten twice": (forget_again, {"nothing_is_forgotten_twice"}),
     "a request that did not learn of its job's end": (
