@@ -78,6 +78,8 @@ def read(
     accepted: Mapping[tuple[str, str], str] | None = None,
 ) -> Records:
     """All rows of all tables in one consistent picture, with the database's own time in `clock`."""
+    # First: what is accepted while the rows are read may be missing from them.
+    accepted = dict(accepted or {})
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
 
         def rows(query: str) -> list[dict[str, Any]]:
@@ -88,4 +90,4 @@ def read(
             for name in Table.metadata.tables
         }
         tables["clock"] = rows("SELECT now() AS now")
-    return Records(tables, frozenset(objects), accepted or {})
+    return Records(tables, frozenset(objects), accepted)
