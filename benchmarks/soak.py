@@ -116,10 +116,10 @@ def _figures(rig: Rig, outcome: drill.Outcome, cast: Cast, same: dict[str, int])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
+    ordered = sorted(values) or [0.0]
     p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return {
-        "n": len(ordered),
+        "n": len(values),
         "median": round(statistics.median(ordered), 2),
         "p95": round(p95, 2),
         "max": round(ordered[-1], 2),

@@ -50,7 +50,8 @@ TRAINING_PROCESS = "expunge.worker.training_process"
 RECLAIM_SECONDS = 30.0
 """After its lease ran out, a job may be called running for so long: the dispatcher, who would notice, may
 have been killed itself, or cut off, and waits then until workers have had the time to say that they live."""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
+"""Far more than anything takes on a quiet machine."""
 POLL_SECONDS = 0.03
 
 
