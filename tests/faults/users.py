@@ -201,8 +201,8 @@ class Cast:
         (row,) = self._rig.rows("SELECT job_id FROM requests WHERE id = :id", id=request_id)
         return Removal(asked, model_id, request_id, str(row["job_id"]))
 
-    def model(self, *, weights: Path | None = None, **policy: Any) -> str:
-        """A model; with `weights`, which were trained on the training data, it is ready to forget."""
+    def model(self, *, weights: Path | None = None, more: Sequence[str] = (), **policy: Any) -> str:
+        """A model; with `weights`, said to be trained on the training data and `more`, it is ready to forget."""
         body = {
             "name": f"model {uuid.uuid4()}",
             "encoder": ENCODER.model_dump(mode="json"),
@@ -211,7 +211,7 @@ class Cast:
         }
         model_id = str(self.model_owner.create("/models", body)["id"])
         if weights is not None:
-            sets = "&".join(f"dataset_ids={each}" for each in self.training_data)
+            sets = "&".join(f"dataset_ids={each}" for each in (*self.training_data, *more))
             self.model_owner.upload("POST", f"/models/{model_id}/checkpoints?{sets}", weights)
             self._rig.eventually(lambda: self.head(model_id), "the upload becomes the head")
         return model_id
