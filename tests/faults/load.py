@@ -44,6 +44,7 @@ class Load:
         self._rig, self._cast, self._weights = rig, cast, weights
         self._epochs = max(1, round(EPOCHS_PER_SECOND * seconds))
         self._stopping = threading.Event()
+        self._guard = threading.Lock()
         self._errors: list[Exception] = []
         draws = [random.Random(seed + lane) for lane in range(lanes)]  # noqa: S311 - repeatable
         rounds = [partial(self._round, draw) for draw in draws]
@@ -96,7 +97,7 @@ class Load:
         """A little work for the interactive worker."""
         owner = self._cast.model_owner
         dataset_id = self._cast.dataset(owner, "more", SEALED_SAMPLES)
-        self.done[f"data set {self._ended(owner, f'/datasets/{dataset_id}')}"] += 1
+        self._count(f"data set {self._ended(owner, f'/datasets/{dataset_id}')}")
         self._stopping.wait(SEAL_EVERY_SECONDS)
 
     def _change_minds(self, draw: random.Random, asked: dict[User, str]) -> None:
@@ -105,17 +106,22 @@ class Load:
         if draw.random() < WITHDRAWN_SHARE:
             self._try(owner, f"/requests/{request_id}/cancel", "withdrawal")
         elif draw.random() < CANCELLED_SHARE:
-            job_id = self._rig.rows("SELECT job_id FROM requests WHERE id = :id", id=request_id)[0]
-            self._try(self._cast.model_owner, f"/jobs/{job_id['job_id']}/cancel", "cancel")
+            (row,) = self._rig.rows("SELECT job_id FROM requests WHERE id = :id", id=request_id)
+            if row["job_id"] is not None:
+                self._try(self._cast.model_owner, f"/jobs/{row['job_id']}/cancel", "cancel")
 
     def _try(self, user: User, path: str, what: str) -> None:
         try:
             user.call("POST", path)
-            self.done[f"{what} accepted"] += 1
+            self._count(f"{what} accepted")
         except Refused as refusal:
             if refusal.status != CONFLICT:
                 raise
-            self.done[f"{what} too late"] += 1
+            self._count(f"{what} too late")
+
+    def _count(self, what: str) -> None:
+        with self._guard:
+            self.done[what] += 1
 
     def _model(self, draw: random.Random) -> str:
         """Ready to forget: uploaded, or pre-trained by a job, which is asked for again if it fails."""
@@ -127,7 +133,7 @@ class Load:
         for _ in range(ASKED_AGAIN):
             job_id = self._cast.pretrain(model_id, self._epochs)
             state = self._ended(self._cast.model_owner, f"/jobs/{job_id}")
-            self.done[f"pre-training {state}"] += 1
+            self._count(f"pre-training {state}")
             if state == "succeeded":
                 return model_id
         raise AssertionError(f"pre-training of {model_id} failed {ASKED_AGAIN} times")
@@ -138,7 +144,7 @@ class Load:
     def _until_completed(self, owner: User, model_id: str, dataset_id: str, request_id: str) -> str:
         for _ in range(ASKED_AGAIN):
             state = self._ended(owner, f"/requests/{request_id}")
-            self.done[f"request {state}"] += 1
+            self._count(f"request {state}")
             if state == "completed":
                 return request_id
             request_id = self._ask(owner, model_id, dataset_id)
@@ -149,7 +155,7 @@ class Load:
             body = {"request_id": request_id, "matrix_size": 4, "views": 2}
             audit = owner.create("/audit", body)
             state = self._ended(owner, f"/audits/{audit['id']}")
-            self.done[f"audit {state}"] += 1
+            self._count(f"audit {state}")
             if state == "succeeded":
                 return
         raise AssertionError(f"audits of {request_id} failed {ASKED_AGAIN} times")

@@ -68,7 +68,7 @@ def what_was_asked_is_forgotten(records: Records) -> Iterator[str]:
     for request in records.where("requests", state="completed"):
         asked = records.datasets_of(request["id"])
         job = records.one("jobs", request["job_id"])
-        result = job and (job["result_checkpoint_id"] or job["base_checkpoint_id"])
+        result = job["result_checkpoint_id"] or job["base_checkpoint_id"] if job else None
         if result is None or asked & records.held(result):
             yield f"{request['id']} is completed; {result} has not forgotten all of it"
         model = records.one("models", request["model_id"])

@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 
 LEASE_SECONDS = 4
 REPUBLISH_SECONDS = 2
-SETTINGS: Mapping[str, str] = {
+SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "EXPUNGE_LEASE_SECONDS": str(LEASE_SECONDS),
     "EXPUNGE_REPUBLISH_SECONDS": str(REPUBLISH_SECONDS),
@@ -68,7 +68,6 @@ class Rig:
         *,
         trainers: int = 2,
         directory_store: bool = False,
-        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.state = folder / "state"
         self.trainers = [f"train-{number}" for number in range(trainers)]
@@ -80,7 +79,6 @@ class Rig:
         """What users were answered; see Records.accepted."""
         self._folder = folder
         self._directory_store = directory_store
-        self._settings = SETTINGS | (settings or {})
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -117,7 +115,7 @@ class Rig:
                 self.state,
                 port=0,
                 devices=("cpu",) * len(self.trainers),
-                extra={**self._settings, **store},
+                extra=SETTINGS | store,
                 restarts=RESTARTS,
             )
         )
