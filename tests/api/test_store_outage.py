@@ -1,14 +1,18 @@
 """The object store is away while the api runs: a problem that says to try again, and nothing recorded."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from tests.api.conftest import ENCODER, Past, User, images, left_behind, problem_of, shard_of
 
+from expunge.api import problems
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.registry.database import Sessions
 from expunge.registry.settings import Settings
@@ -105,3 +109,19 @@ def test_what_is_stored_cannot_be_read_for_now(model_owner: User, past: Past, aw
         assert_try_again(model_owner.get(path))
         assert model_owner.get(f"/checkpoints/{checkpoint}").status_code == 200
     assert model_owner.get(path).content.startswith(b"weights")
+
+
+def test_a_full_disk_of_the_api_passes_too(tmp_path: Path) -> None:
+    """The system's own error, from a route of the test: a full disk cannot be had for one folder only."""
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/full")
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    with TestClient(app) as client:
+        answer = client.get("/full")
+    assert "disk is full" in problem_of(answer, 503, "unavailable")["detail"]
+    assert str(tmp_path) not in answer.text
+    assert answer.headers["retry-after"] == "1"

@@ -1,5 +1,6 @@
 """Every error as an RFC 9457 problem, translated here once. Never shows internals; what nobody foresaw is logged."""
 
+import errno
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ HTTP_PROBLEMS = {
     413: ("content-too-large", "Content too large"),
 }
 """Names of what the framework refuses; Python's own phrases change between versions."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 DOMAIN_HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -142,6 +145,7 @@ def install(app: FastAPI) -> None:
     app.exception_handler(OperationalError)(_unavailable)
     app.exception_handler(PoolTimeout)(_unavailable)
     app.exception_handler(StoreUnavailable)(_store_unavailable)
+    app.exception_handler(OSError)(_operating_system)
 
 
 def _domain(_: Request, error: DomainError) -> Response:
@@ -199,6 +203,14 @@ def _unavailable(_: Request, error: Exception) -> Response:
 def _store_unavailable(_: Request, error: StoreUnavailable) -> Response:
     log.error("store-unavailable", error=str(error))
     return _try_again("The service's object store does not answer; try again.")
+
+
+def _operating_system(_: Request, error: OSError) -> Response:
+    """A full disk passes, like a store that is away; of anything else nothing was foreseen."""
+    if error.errno not in NO_SPACE:
+        raise error
+    log.error("disk-full", error=str(error))
+    return _try_again("The service's disk is full; try again.")
 
 
 def _try_again(detail: str) -> Response:
