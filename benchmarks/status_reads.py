@@ -1,4 +1,4 @@
-"""Reading a job's state at a constant rate, with and without training on the same cores, beside a bare route.
+"""Reading states at a constant rate, with and without training on the same cores, beside a bare route.
 
     python benchmarks/status_reads.py --name NAME [--rate 300] [--seconds 20]
 
@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from record import RESULTS, conditions
 PORT, BARE_PORT = 8393, 8394
 CONNECTIONS = 32
 AIM_MS = 25
-IDLE_SECONDS = 30
+IDLE_SECONDS = 60
+SETTLE_SECONDS = 10
 MINUTE = 60
 MEGA = 1e6
 ENCODER = {
@@ -43,26 +45,32 @@ def main() -> None:
         work = Path(folder)
         with Stack(work / "state", PORT) as stack, bare_server(work, BARE_PORT):
             idle = _idle(stack)
-            owner, job_id = _training(stack)
-            headers = {"authorization": f"Bearer {owner}"}
+            removal = _removal(stack)
+            headers = {"authorization": f"Bearer {removal.secret}"}
+            reads = {
+                "bare route": (BARE_PORT, Call.of("GET", "/bare", {})),
+                "GET /requests/{id}": (PORT, Call.of("GET", removal.request, headers)),
+                "GET /jobs/{id}": (PORT, Call.of("GET", removal.job, headers)),
+            }
             count = args.rate * args.seconds
-            bare = [Call.of("GET", "/bare", {})] * count
-            reads = [Call.of("GET", f"/jobs/{job_id}", headers)] * count
 
-            def measured(port: int, calls: list[Call]) -> dict[str, Any]:
-                return send(port, calls, connections=CONNECTIONS, rate=args.rate).summary()
+            def measured(moment: str) -> dict[str, dict[str, Any]]:
+                return {
+                    f"{what}, {moment}": send(
+                        port, [call] * count, connections=CONNECTIONS, rate=args.rate
+                    ).summary()
+                    for what, (port, call) in reads.items()
+                }
 
-            with Client(stack.url, owner) as client:
+            with Client(stack.url, removal.secret) as client:
+                job_id = removal.job.rpartition("/")[2]
                 while client.job(job_id).progress is None:
                     time.sleep(0.2)
-                results = {
-                    "bare route, while a job trains": measured(BARE_PORT, bare),
-                    "GET /jobs/{id}, while a job trains": measured(PORT, reads),
-                }
+                results = measured("while a job trains")
                 trained = client.job(job_id).state == "running"
                 client.cancel_job(job_id)
-                time.sleep(5)
-            results["GET /jobs/{id}, nothing trains"] = measured(PORT, reads)
+            time.sleep(SETTLE_SECONDS)
+            results |= measured("nothing trains")
     facts = conditions(torch.device("cpu"), load_before)
     result = {**facts, "rate": args.rate, "trained_throughout": trained, "latency": results}
     result["idle"] = idle
@@ -72,7 +80,7 @@ def main() -> None:
 
 def _idle(stack: Stack) -> dict[str, dict[str, float]]:
     """CPU seconds a minute and resident megabytes of each process, its children included."""
-    time.sleep(10)
+    time.sleep(SETTLE_SECONDS)
     before = {name: _cpu(child.pid) for name, child in stack.processes.items()}
     time.sleep(IDLE_SECONDS)
     return {
@@ -94,18 +102,33 @@ def _cpu(pid: int) -> float:
     )
 
 
-def _training(stack: Stack) -> tuple[str, str]:
-    """A model owner's key and a pre-training job that outlasts the measurement."""
+@dataclass(frozen=True)
+class Removal:
+    """A removal whose training outlasts the measurement: the key of who may see all of it, and its paths."""
+
+    secret: str
+    request: str
+    job: str
+
+
+def _removal(stack: Stack) -> Removal:
     with Client(stack.url, stack.operator.secret) as operator:
         party = operator.create_party("model owner", "model_owner")
         secret = str(operator.create_key(party.id).secret)
     with Client(stack.url, secret) as owner:
-        dataset = owner.create_dataset("images")
-        owner.upload_shard(dataset.id, SAMPLE_FOLDER / "retained.tar")
-        owner.seal(dataset.id)
+        made = []
+        for name in ("retained", "owner_a"):
+            dataset = owner.create_dataset(name)
+            owner.upload_shard(dataset.id, SAMPLE_FOLDER / f"{name}.tar")
+            made.append(owner.seal(dataset.id).id)
         model = owner.create_model("encoder", ENCODER)
-        job = owner.pretrain(model.id, [dataset.id], {"epochs": 10_000, "batch_size": 128})
-    return secret, job.id
+        owner.pretrain(model.id, made, {"epochs": 1, "batch_size": 128})
+        while owner.model(model.id).head_checkpoint_id is None:
+            time.sleep(0.2)
+        endless = {"epochs": 10_000, "batch_size": 128}
+        request = owner.create_request(model.id, [made[1]], params=endless)
+        job = next(each for each in owner.jobs() if each.kind == "unlearn")
+    return Removal(secret, f"/requests/{request.id}", f"/jobs/{job.id}")
 
 
 def _page(result: dict[str, Any]) -> str:
@@ -123,7 +146,8 @@ def _page(result: dict[str, Any]) -> str:
         f"{result['hardware']}; commit `{result['commit']}`; {result['date']}; 1-minute load before the "
         f"run {result['load_average_before']}.\n\n"
         f"{result['rate']} calls a second at a constant rate; a latency counts from when the call was due. "
-        f"SimCLR, ResNet-18 of width 16, trains on the same cores, where the client runs too. "
+        f"Alignment Calibration of SimCLR, ResNet-18 of width 16, trains on the same cores, where the "
+        f"client runs too ({'throughout' if result['trained_throughout'] else 'not to the end'}). "
         f"The aim is a p99 of {AIM_MS} ms.\n\n"
         "| call | calls | refused | p50, ms | p95 | **p99** | max |\n|---|---|---|---|---|---|---|\n"
         + "\n".join(rows)
