@@ -258,6 +258,6 @@ class TestManyWorkers:
         assert {lease.job_id for lease in leases} == made
 
     def test_two_at_once_share_what_waits(self, house: House) -> None:
-        for _ in range(20):
+        for _ in range(10):
             made = {house.seal_job() for _ in range(2)}
             assert {lease.job_id for lease in at_once(2, lambda: take(house))} == made
