@@ -15,7 +15,7 @@ from expunge.worker.stop_signal import StopSignal
 from expunge.worker.supervisor_pipe import Supervisor
 from expunge.worker.task import NO_SPACE, STOPPED_STATUS, ComparisonTask, from_json
 
-NICENESS = 10
+NICENESS = 5
 """Added to the worker's own: api and audits answer on the same cores, and must not wait for training."""
 ORPHAN_CHECK_SECONDS = 1.0
 LAST_WORDS_CHARS = 800
