@@ -170,7 +170,7 @@ everything at rest and every object read to its end:
 |---|---|---|
 {faults}
 
-{result["missed"]} times there was nothing to hit. Times are from the fault to the next progress of the
+{result["missed"]} further faults found nothing to hit. Times are from the fault to the next progress of the
 job that was hit, else of any job; for a store or disk from the fault's end; for the api to its next
 `200` from `/readyz`.
 

@@ -1,7 +1,7 @@
 """A whole schedule of faults against a service at work, the promise checked meanwhile and at the end."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,6 @@ from tests.faults.rig import Rig
 from tests.faults.schedule import Fault, Kind, to_json, words
 from tests.faults.users import Cast
 
-RETRIED_FAULTS = 10
 CHECK_EVERY = 10
 """Faults between two checks in the middle of things."""
 REST_SECONDS = 120.0
@@ -24,8 +23,6 @@ COMPARABLE = """
         kind = 'pretrain' OR NOT EXISTS (
             SELECT FROM requests
             WHERE requests.model_id = jobs.model_id AND requests.job_id IS DISTINCT FROM jobs.id
-                AND requests.created_at < jobs.finished_at
-                AND coalesce(requests.finished_at, 'infinity') > jobs.started_at
         )
     )
     ORDER BY attempt DESC, id LIMIT :count
@@ -65,17 +62,19 @@ def run(
         AssertionError: the promise was broken, or something did not come to an end; with the schedule.
     """
     outcome = Outcome()
+    injurer = Injurer(rig)
     try:
         with Recoveries(rig) as recoveries:
             with Load(rig, cast, weights, lanes=lanes, seconds=seconds, seed=seed) as load:
-                injurer = Injurer(rig)
                 try:
-                    for number, injury in enumerate(_injuries(injurer, faults), 1):
+                    for number, fault in enumerate(faults, 1):
+                        injurer.wait(fault.pause)
+                        load.check()
+                        injury = injurer.do(fault)
                         outcome.injuries.append(injury)
                         if injury.hit:
                             recoveries.measure(injury)
                         on_fault(number, injury)
-                        load.check()
                         if number % CHECK_EVERY == 0:
                             rig.check()
                             outcome.checks += 1
@@ -93,25 +92,11 @@ def run(
     return outcome
 
 
-def _injuries(injurer: Injurer, faults: Sequence[Fault]) -> Iterator[Injury]:
-    """Carry out the faults; what finds nothing to hit comes again at the end, RETRIED_FAULTS times in all."""
-    coming = deque(faults)
-    for _ in range(len(faults) + RETRIED_FAULTS):
-        if not coming:
-            return
-        fault = coming.popleft()
-        injurer.wait(fault.pause)
-        injury = injurer.do(fault)
-        if not injury.hit:
-            coming.append(fault)
-        yield injury
-
-
 def compare_weights(rig: Rig, count: int) -> dict[str, int]:
     """Train the jobs with the most attempts again without disturbance; their ids and attempts.
 
-    Only those beside which no other request to their model waited: while one waits, its data is not
-    trained on either.
+    Only those whose model no other request was made to: while one waits, its data is not trained on
+    either, and afterwards nothing tells which ones waited when.
 
     Raises:
         AssertionError: one of them gave other weights.
