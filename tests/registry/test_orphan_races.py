@@ -123,7 +123,9 @@ def test_sweepers_and_writers_of_the_same_contents_at_once(archive: Archive) -> 
     race = Race(archive)
     race.run(race.write, race.write, race.write, race.sweep, race.sweep)
     assert race.failures == []
-    assert min(race.counts.values()) > 0, race.counts
+    # Whether a writer came so late that it was refused is chance; `test_orphans.py` makes it happen.
+    assert race.counts["recorded"] > 0, race.counts
+    assert race.counts["removed"] > 0, race.counts
     archive.sweep(0)
     assert archive.keys() == []
 
