@@ -90,6 +90,17 @@ def test_an_object_larger_than_one_part_arrives_whole(store: ObjectStore, tmp_pa
 def test_a_missing_object_is_said_to_be_missing(store: ObjectStore) -> None:
     with pytest.raises(ObjectMissing):
         read_bytes(store, MISSING)
+    with pytest.raises(ObjectMissing):
+        store.part(MISSING, 0, 1)
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 4), (3, 5), (9_998, 2), (9_998, 100)])
+def test_a_part_of_an_object_is_read_alone(
+    store: ObjectStore, tmp_path: Path, start: int, size: int
+) -> None:
+    data = bytes(range(250)) * 40
+    key = put(store, tmp_path / "file", data)
+    assert store.part(key, start, size) == data[start : start + size]
 
 
 def test_a_deleted_object_is_gone_and_deleting_again_is_no_error(

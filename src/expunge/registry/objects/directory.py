@@ -100,6 +100,16 @@ class DirectoryStore:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
 
+    def part(self, key: str, start: int, size: int) -> bytes:
+        """As ObjectStore.part."""
+        with _reaching(self._root):
+            try:
+                with (self._root / key).open("rb") as file:
+                    file.seek(start)
+                    return file.read(size)
+            except FileNotFoundError as error:
+                raise self._missing(key) from error
+
     def size(self, key: str) -> int:
         """As ObjectStore.size."""
         with _reaching(self._root):

@@ -105,6 +105,23 @@ class S3Store:
                 response.close()
                 response.release_conn()
 
+    def part(self, key: str, start: int, size: int) -> bytes:
+        """As ObjectStore.part."""
+        with _reaching():
+            try:
+                response = self._client.get_object(
+                    bucket_name=self._bucket, object_name=key, offset=start, length=size
+                )
+            except S3Error as error:
+                if error.code in NO_SUCH_OBJECT:
+                    raise ObjectMissing(key) from error
+                raise
+            try:
+                return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+
     def size(self, key: str) -> int:
         """As ObjectStore.size."""
         with _reaching():

@@ -40,6 +40,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def part(self, key: str, start: int, size: int) -> bytes:
+        """`size` bytes of the object from byte `start` on, fewer where it ends before; digest unchecked.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        ...
+
     def size(self, key: str) -> int:
         """The object's size in bytes.
 
