@@ -77,7 +77,7 @@ class PublicKey:
 
     @property
     def _key(self) -> Ed25519PublicKey:
-        return cast(Ed25519PublicKey, load_pem_public_key(self.pem.encode()))
+        return cast("Ed25519PublicKey", load_pem_public_key(self.pem.encode()))
 
 
 class Signer:

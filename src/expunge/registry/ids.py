@@ -17,6 +17,9 @@ class Prefix(StrEnum):
     JOB = "job"
     AUDIT = "aud"
     COMPARISON = "cmp"
+    CERTIFICATE = "crt"
+    DELEGATION = "dlg"
+    ENCODING = "enc"
 
 
 def new_id(prefix: Prefix) -> str:

@@ -26,6 +26,11 @@ class Settings(BaseSettings):
         default=Path("/var/tmp/expunge"),  # noqa: S108 - a default that operators override
         description="Scratch space of this process: uploads in flight, training files.",
     )
+    signing_key_file: str = Field(
+        default="",
+        description="Private key (PEM, mode 0600) that signs tree heads and certificates; empty: "
+        "nothing is signed.",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto",
         description="auto, cpu, cuda, or one device of several: cuda:1. One job runs on it at a time.",
@@ -73,6 +78,14 @@ class Settings(BaseSettings):
     )
     idempotency_hours: float = Field(
         default=24, gt=0, description="How long an Idempotency-Key is remembered."
+    )
+    audit_budget_per_day: int = Field(
+        default=200,
+        ge=1,
+        description="Audits and encodings of one request in a day (UTC), by all who may ask.",
+    )
+    audit_sample_views_per_day: int = Field(
+        default=2_000_000, ge=1, description="Views of samples in them, together."
     )
     price_per_device_hour: float = Field(
         default=0, ge=0, description="For estimates of cost; 0: none is given."

@@ -1,7 +1,15 @@
 """The tables. Rules that the database itself can hold (uniqueness, references, states) stand here as constraints."""
 
+from expunge.registry.tables.access import (
+    Delegation,
+    DelegationDataset,
+    Encoding,
+    Query,
+    QueryKind,
+)
 from expunge.registry.tables.base import Table
 from expunge.registry.tables.bookkeeping import IdempotencyKey, LogRow, PendingObject
+from expunge.registry.tables.certificates import Certificate, SigningKey
 from expunge.registry.tables.datasets import Dataset, Grant, Shard
 from expunge.registry.tables.findings import Audit, Comparison
 from expunge.registry.tables.models import Checkpoint, CheckpointDataset, Model
@@ -20,10 +28,14 @@ __all__ = [
     "TRAINING_KINDS",
     "ApiKey",
     "Audit",
+    "Certificate",
     "Checkpoint",
     "CheckpointDataset",
     "Comparison",
     "Dataset",
+    "Delegation",
+    "DelegationDataset",
+    "Encoding",
     "Grant",
     "IdempotencyKey",
     "Job",
@@ -32,9 +44,12 @@ __all__ = [
     "Model",
     "Party",
     "PendingObject",
+    "Query",
+    "QueryKind",
     "Request",
     "RequestDataset",
     "Role",
     "Shard",
+    "SigningKey",
     "Table",
 ]
