@@ -14,6 +14,7 @@ from expunge.registry.tables.datasets import Dataset, Grant, Shard
 from expunge.registry.tables.findings import Audit, Comparison
 from expunge.registry.tables.models import Checkpoint, CheckpointDataset, Model
 from expunge.registry.tables.parties import ApiKey, Party, Role
+from expunge.registry.tables.record import LogLeaf, LogNode, TreeHead, UnsealedRow
 from expunge.registry.tables.work import (
     MODEL_OWNER_KINDS,
     TRAINING_KINDS,
@@ -40,6 +41,8 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobKind",
+    "LogLeaf",
+    "LogNode",
     "LogRow",
     "Model",
     "Party",
@@ -52,4 +55,6 @@ __all__ = [
     "Shard",
     "SigningKey",
     "Table",
+    "TreeHead",
+    "UnsealedRow",
 ]

@@ -1,5 +1,6 @@
 """What keeps the record straight: the log, keys of repeatable calls, objects about to be named."""
 
+import uuid
 from datetime import datetime
 from typing import Any
 
@@ -28,11 +29,13 @@ class LogRow(Table):
 
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    actor: Mapped[str]
+    actor: Mapped[str] = mapped_column(index=True)
     """A party's id, or the part of the service that acted."""
     subject_id: Mapped[str] = mapped_column(index=True)
     event: Mapped[str]
     detail: Mapped[dict[str, Any]]
+    salt: Mapped[uuid.UUID] = mapped_column(server_default=func.gen_random_uuid())
+    """Proofs show the leaf hashes of others' rows: without it their content could be guessed."""
 
 
 class PendingObject(Table):
