@@ -16,6 +16,7 @@ from expunge.registry.tables import (
     Audit,
     Checkpoint,
     Comparison,
+    Encoding,
     Job,
     Model,
     Request,
@@ -164,7 +165,7 @@ class TestReferences:
         assert holding == {str(column) for column in references.COLUMNS}
 
     def test_each_of_them_keeps_its_object(self, archive: Archive) -> None:
-        keys = iter([archive.stray(str(each).encode()) for each in range(9)])
+        keys = iter([archive.stray(str(each).encode()) for each in range(11)])
         owner, dataset = archive.party(), archive.dataset(index_key=next(keys))
         archive.name(next(keys), dataset)
         model = archive.add(
@@ -215,13 +216,26 @@ class TestReferences:
                 objects={"table.csv": next(keys), "per_seed": [{"scores": next(keys)}]},
             )
         )
+        archive.add(
+            Encoding(
+                id=new("enc"),
+                request_id=request,
+                owner_id=owner,
+                party_id=owner,
+                job_id=archive.job(),
+                before_checkpoint_id=checkpoint,
+                after_checkpoint_id=checkpoint,
+                views_key=next(keys),
+                outputs_key=next(keys),
+            )
+        )
         assert next(keys, None) is None
-        assert archive.sweep(0) == orphans.Swept([], 9)
+        assert archive.sweep(0) == orphans.Swept([], 11)
         assert archive.check(deep=True) == []
         for key in list(archive.store.keys()):
             archive.store.delete(key)
         broken = archive.check()
-        assert len({each.key for each in broken}) == len(broken) == 9
+        assert len({each.key for each in broken}) == len(broken) == 11
         assert {each.named_by.split()[0] for each in broken} == {
             column.class_.__tablename__ for column in references.COLUMNS
         }

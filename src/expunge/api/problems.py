@@ -45,6 +45,7 @@ MEANINGS = {
     409: "It is in a state in which the call makes no sense.",
     413: "The body is larger than the service accepts.",
     422: "A value breaks a rule; `errors` says where and what is allowed.",
+    429: "The budget of the day is spent; `allowed` says what it is, `Retry-After` when to go on.",
     503: "A store of the service is away for now; try again after `Retry-After` seconds.",
 }
 """What the description says of each status."""
@@ -149,7 +150,9 @@ def install(app: FastAPI) -> None:
 
 
 def _domain(_: Request, error: DomainError) -> Response:
-    headers = DOMAIN_HEADERS.get(error.status)
+    headers = dict(DOMAIN_HEADERS.get(error.status, {}))
+    if (seconds := error.extensions.get("retry_after_seconds")) is not None:
+        headers["Retry-After"] = str(seconds)
     return problem(
         error.status, error.slug, error.title, error.detail, headers=headers, **error.extensions
     )

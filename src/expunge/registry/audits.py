@@ -76,6 +76,7 @@ def create(
         id=audit_id,
         request_id=request.id,
         owner_id=owner.id,
+        party_id=owner.id,
         job_id=job.id,
         before_checkpoint_id=request.job.base_checkpoint_id,
         after_checkpoint_id=request.job.result_checkpoint_id,

@@ -23,6 +23,8 @@ CallName = Literal[
     "create-request",
     "create-audit",
     "create-comparison",
+    "create-delegation",
+    "create-encoding",
 ]
 
 

@@ -20,6 +20,7 @@ class Prefix(StrEnum):
     CERTIFICATE = "crt"
     DELEGATION = "dlg"
     ENCODING = "enc"
+    ALERT = "alr"
 
 
 def new_id(prefix: Prefix) -> str:

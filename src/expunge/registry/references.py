@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from expunge.registry.database import Sessions
 from expunge.registry.lifecycles import JobState
-from expunge.registry.tables import Audit, Checkpoint, Comparison, Dataset, Job, Shard
+from expunge.registry.tables import Audit, Checkpoint, Comparison, Dataset, Encoding, Job, Shard
 
 LIVE = (JobState.RUNNING, JobState.EVALUATING)
 UNFINISHED = (JobState.QUEUED, *LIVE)
@@ -37,6 +37,8 @@ COLUMNS: tuple[InstrumentedAttribute[Any], ...] = (
     Job.snapshot_key,
     Audit.objects,
     Comparison.objects,
+    Encoding.views_key,
+    Encoding.outputs_key,
 )
 """Each holds one key, or a document whose strings are keys."""
 

@@ -25,10 +25,12 @@ MAX_PRIORITY = 9
 RANKS = {
     JobKind.UNLEARN: 2,
     JobKind.AUDIT: 1,
+    JobKind.ENCODE: 1,
     JobKind.PRETRAIN: 1,
     JobKind.COMPARE: 0,
     JobKind.SEAL: 0,
     JobKind.VERIFY: 0,
+    JobKind.REVIEW: -1,
 }
 """Which kinds of work go first where one worker does several."""
 SECONDS_PER_RANK = 3600.0

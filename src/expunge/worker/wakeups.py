@@ -16,6 +16,8 @@ QUEUES: dict[JobKind, str] = {
     JobKind.UNLEARN: "train",
     JobKind.COMPARE: "train",
     JobKind.AUDIT: "audit",
+    JobKind.REVIEW: "audit",
+    JobKind.ENCODE: "audit",
 }
 ROLES: dict[str, tuple[str, ...]] = {
     "train": ("train",),

@@ -11,7 +11,7 @@ from expunge.registry.tables.base import Table
 from expunge.registry.tables.bookkeeping import IdempotencyKey, LogRow, PendingObject
 from expunge.registry.tables.certificates import Certificate, SigningKey
 from expunge.registry.tables.datasets import Dataset, Grant, Shard
-from expunge.registry.tables.findings import Audit, Comparison
+from expunge.registry.tables.findings import Alert, AlertKind, Audit, AuditPurpose, Comparison
 from expunge.registry.tables.models import Checkpoint, CheckpointDataset, Model
 from expunge.registry.tables.parties import ApiKey, Party, Role
 from expunge.registry.tables.record import LogLeaf, LogNode, TreeHead, UnsealedRow
@@ -27,8 +27,11 @@ from expunge.registry.tables.work import (
 __all__ = [
     "MODEL_OWNER_KINDS",
     "TRAINING_KINDS",
+    "Alert",
+    "AlertKind",
     "ApiKey",
     "Audit",
+    "AuditPurpose",
     "Certificate",
     "Checkpoint",
     "CheckpointDataset",

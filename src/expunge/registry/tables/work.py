@@ -24,8 +24,12 @@ class JobKind(StrEnum):
     """Make the head of a model forget the data sets of one or several requests."""
     AUDIT = "audit"
     """Compute a black-box audit."""
+    ENCODE = "encode"
+    """Compute both encoders' outputs for an audit at home."""
     COMPARE = "compare"
     """Run several unlearning methods on a model's head for one removal; changes nothing."""
+    REVIEW = "review"
+    """Audit requests by itself: those of a removal that has ended, or past ones under a new head."""
 
 
 TRAINING_KINDS = (JobKind.PRETRAIN, JobKind.UNLEARN)

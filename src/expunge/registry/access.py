@@ -1,0 +1,144 @@
+"""Who may ask what of the encoders before and after a request, and how much of it in a day. Asks nothing itself."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Self
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from expunge.registry import log
+from expunge.registry.errors import DomainError, NotFound
+from expunge.registry.settings import Settings
+from expunge.registry.tables import (
+    Dataset,
+    Delegation,
+    DelegationDataset,
+    Party,
+    Query,
+    Request,
+)
+
+QUERIED = "queried"
+"""The log's event of an admitted query."""
+
+
+class BudgetSpent(DomainError):
+    """The queries of a request are used up for today (UTC)."""
+
+    slug, title, status = "budget-spent", "Query budget spent", 429
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be asked about one request in one day (UTC), by its owner and auditors together."""
+
+    queries: int
+    sample_views: int
+    """Samples times views of each."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As the operator set it."""
+        return cls(settings.audit_budget_per_day, settings.audit_sample_views_per_day)
+
+
+STANDARD = Budget(queries=200, sample_views=2_000_000)
+"""Where the operator sets nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request, and those of its data sets that the party may ask about."""
+
+    request: Request
+    dataset_ids: list[str]
+
+
+def live_delegations(auditor: Party) -> Select[Delegation]:
+    """Delegations to this auditor that are neither withdrawn nor expired."""
+    return select(Delegation).where(
+        Delegation.auditor_id == auditor.id,
+        Delegation.withdrawn_at.is_(None),
+        Delegation.expires_at > func.now(),
+    )
+
+
+def delegated_datasets(auditor: Party) -> Select[str]:
+    """Ids of the data sets that this auditor may look at now."""
+    live = live_delegations(auditor).subquery()
+    return select(DelegationDataset.dataset_id).where(
+        DelegationDataset.delegation_id.in_(select(live.c.id))
+    )
+
+
+def open_to(session: Session, party: Party, request_id: str) -> Admission:
+    """The request as the party may ask about it: all of an own one, else what is delegated.
+
+    Raises:
+        NotFound: there is no such request, or nothing of it is the party's or delegated to it.
+    """
+    request = session.get(Request, request_id)
+    if request is None:
+        raise NotFound.of("request", request_id)
+    if request.owner_id == party.id:
+        return Admission(request, request.dataset_ids)
+    delegated = set(session.scalars(delegated_datasets(party)))
+    allowed = [each for each in request.dataset_ids if each in delegated]
+    if not allowed:
+        raise NotFound.of("request", request_id)
+    return Admission(request, allowed)
+
+
+def admit(
+    session: Session,
+    party: Party,
+    request_id: str,
+    *,
+    kind: Literal["audit", "encode"],
+    samples: int | None = None,
+    views: int = 1,
+    budget: Budget = STANDARD,
+) -> Admission:
+    """Let the party ask about a request, and charge it: `samples` (all it may see, if None) times `views`.
+
+    The charge and its log row exist exactly if the surrounding transaction commits: what is refused
+    later costs nothing. The request is only read; what two calls charge at once is kept apart by
+    an advisory lock that nothing else takes.
+
+    Raises:
+        NotFound: there is no such request, or nothing of it is the party's or delegated to it.
+        BudgetSpent: it would be more than the budget of the day.
+    """
+    admission = open_to(session, party, request_id)
+    if samples is None:
+        held = select(func.coalesce(func.sum(Dataset.samples), 0))
+        samples = int(session.scalar(held.where(Dataset.id.in_(admission.dataset_ids))) or 0)
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(request_id, 0))))
+    _check(session, request_id, budget, samples * views)
+    session.add(
+        Query(request_id=request_id, party_id=party.id, kind=kind, samples=samples, views=views)
+    )
+    log.append(session, party.id, request_id, QUERIED, kind=kind, samples=samples, views=views)
+    return admission
+
+
+def _check(session: Session, request_id: str, budget: Budget, wanted: int) -> None:
+    now = datetime.now(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    queries, sample_views = session.execute(
+        select(func.count(), func.coalesce(func.sum(Query.samples * Query.views), 0)).where(
+            Query.request_id == request_id, Query.at >= today
+        )
+    ).one()
+    if queries < budget.queries and sample_views + wanted <= budget.sample_views:
+        return
+    until_midnight = (today + timedelta(days=1) - now).total_seconds()
+    raise BudgetSpent(
+        f"Request {request_id} takes {budget.queries:,} queries a day (UTC), of "
+        f"{budget.sample_views:,} views of samples together; {queries:,} queries of "
+        f"{sample_views:,} views were made today, and this one has {wanted:,}.",
+        allowed={"queries": budget.queries, "sample_views": budget.sample_views},
+        used={"queries": queries, "sample_views": int(sample_views)},
+        retry_after_seconds=int(until_midnight) + 1,
+    )
