@@ -17,10 +17,15 @@ SEALED = ("log_leaves", "log_nodes", "tree_heads")
 def upgrade() -> None:
     """Apply the change; the rows that are there wait to be sealed."""
     _chain_the_log()
+    _add_signing_keys()
+    _add_certificates()
 
 
 def downgrade() -> None:
     """Undo the change; the rows of the log stay, their seals go."""
+    op.drop_table("certificates")
+    op.execute("DROP FUNCTION refuse_certificate_change()")
+    op.drop_table("signing_keys")
     _unchain_the_log()
 
 
@@ -93,3 +98,52 @@ def _unchain_the_log() -> None:
         op.drop_table(table)
     op.drop_index(op.f("ix_log_actor"), table_name="log")
     op.drop_column("log", "salt")
+
+
+def _add_signing_keys() -> None:
+    op.create_table(
+        "signing_keys",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("public_key", sa.String(), nullable=False),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("retired_at", TIME, nullable=True),
+        sa.Column("introduced_by", JSONB, nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_signing_keys")),
+        sa.UniqueConstraint(
+            "retired_at",
+            name=op.f("uq_signing_keys_retired_at"),
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
+
+
+def _add_certificates() -> None:
+    op.create_table(
+        "certificates",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("request_id", sa.String(), nullable=False),
+        sa.Column("edition", sa.Integer(), nullable=False),
+        sa.Column("envelope", JSONB, nullable=False),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["request_id"], ["requests.id"], name=op.f("fk_certificates_request_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_certificates")),
+        sa.UniqueConstraint(
+            "request_id", "edition", name=op.f("uq_certificates_request_id_edition")
+        ),
+    )
+    op.execute(
+        """
+        CREATE FUNCTION refuse_certificate_change() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            RAISE EXCEPTION 'a certificate never changes';
+        END $$
+        """
+    )
+    op.execute(
+        """
+        CREATE TRIGGER certificates_never_change BEFORE UPDATE OR DELETE OR TRUNCATE ON certificates
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_certificate_change()
+        """
+    )
