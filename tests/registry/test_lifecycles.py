@@ -8,8 +8,8 @@ import pytest
 from expunge.registry import lifecycles as rules
 
 LIVES: list[tuple[type[StrEnum], Mapping[str, frozenset[str]], str, set[str]]] = [
-    (rules.DatasetState, rules.DATASET, "open", {"sealed"}),
-    (rules.CheckpointState, rules.CHECKPOINT, "checking", {"ready", "invalid"}),
+    (rules.DatasetState, rules.DATASET, "open", {"deleted"}),
+    (rules.CheckpointState, rules.CHECKPOINT, "checking", {"destroyed"}),
     (
         rules.RequestState,
         rules.REQUEST,
@@ -52,3 +52,4 @@ def test_origins_are_the_states_that_lead_there() -> None:
     assert rules.origins(rules.JOB, "running") == ["queued"]
     assert rules.origins(rules.DATASET, "open") == ["invalid", "sealing"]
     assert rules.origins(rules.REQUEST, "received") == []
+    assert rules.origins(rules.CHECKPOINT, "destroying") == ["invalid", "ready"]

@@ -15,6 +15,10 @@ class DatasetState(StrEnum):
     """Fixed for ever: it may be trained on, forgotten and audited."""
     INVALID = "invalid"
     """A sample broke a rule; replacing a shard opens it again."""
+    DELETING = "deleting"
+    """Its owner deleted it; nothing may use it, and its objects are being removed."""
+    DELETED = "deleted"
+    """The store confirmed that its samples are gone; the row stays as evidence."""
 
 
 class CheckpointState(StrEnum):
@@ -26,6 +30,10 @@ class CheckpointState(StrEnum):
     """Usable."""
     INVALID = "invalid"
     """Its tensors do not fit its header."""
+    DESTROYING = "destroying"
+    """It held forgotten data for long enough; nothing may use it, and its objects are being removed."""
+    DESTROYED = "destroyed"
+    """The store confirmed that its weights are gone; the row stays as evidence."""
 
 
 class RequestState(StrEnum):
@@ -67,15 +75,21 @@ class JobState(StrEnum):
 
 
 DATASET: Mapping[str, frozenset[str]] = {
-    DatasetState.OPEN: frozenset({DatasetState.SEALING}),
+    DatasetState.OPEN: frozenset({DatasetState.SEALING, DatasetState.DELETING}),
     DatasetState.SEALING: frozenset({DatasetState.SEALED, DatasetState.INVALID, DatasetState.OPEN}),
-    DatasetState.INVALID: frozenset({DatasetState.OPEN, DatasetState.SEALING}),
-    DatasetState.SEALED: frozenset(),
+    DatasetState.INVALID: frozenset(
+        {DatasetState.OPEN, DatasetState.SEALING, DatasetState.DELETING}
+    ),
+    DatasetState.SEALED: frozenset({DatasetState.DELETING}),
+    DatasetState.DELETING: frozenset({DatasetState.DELETED}),
+    DatasetState.DELETED: frozenset(),
 }
 CHECKPOINT: Mapping[str, frozenset[str]] = {
     CheckpointState.CHECKING: frozenset({CheckpointState.READY, CheckpointState.INVALID}),
-    CheckpointState.READY: frozenset(),
-    CheckpointState.INVALID: frozenset(),
+    CheckpointState.READY: frozenset({CheckpointState.DESTROYING}),
+    CheckpointState.INVALID: frozenset({CheckpointState.DESTROYING}),
+    CheckpointState.DESTROYING: frozenset({CheckpointState.DESTROYED}),
+    CheckpointState.DESTROYED: frozenset(),
 }
 REQUEST: Mapping[str, frozenset[str]] = {
     RequestState.RECEIVED: frozenset(

@@ -8,7 +8,7 @@ from expunge.registry.tables.access import (
     QueryKind,
 )
 from expunge.registry.tables.base import Table
-from expunge.registry.tables.bookkeeping import IdempotencyKey, LogRow, PendingObject
+from expunge.registry.tables.bookkeeping import DoomedObject, IdempotencyKey, LogRow, PendingObject
 from expunge.registry.tables.certificates import Certificate, SigningKey
 from expunge.registry.tables.datasets import Dataset, Grant, Shard
 from expunge.registry.tables.findings import Alert, AlertKind, Audit, AuditPurpose, Comparison
@@ -39,6 +39,7 @@ __all__ = [
     "Dataset",
     "Delegation",
     "DelegationDataset",
+    "DoomedObject",
     "Encoding",
     "Grant",
     "IdempotencyKey",

@@ -1,4 +1,4 @@
-"""What keeps the record straight: the log, keys of repeatable calls, objects about to be named."""
+"""What keeps the record straight: the log, keys of repeatable calls, objects about to be named or destroyed."""
 
 import uuid
 from datetime import datetime
@@ -48,3 +48,13 @@ class PendingObject(Table):
     """Counts for a grace period, for an upload."""
     lease_token: Mapped[str | None]
     """Counts as long as a job runs under this lease, for an attempt's object."""
+
+
+class DoomedObject(Table):
+    """An object whose end is promised, until the store has confirmed it; then its subject is destroyed."""
+
+    __tablename__ = "doomed_objects"
+
+    subject_id: Mapped[str] = mapped_column(primary_key=True)
+    """The checkpoint or data set that is being destroyed."""
+    key: Mapped[str] = mapped_column(primary_key=True)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from expunge.registry.lifecycles import DatasetState
@@ -16,13 +16,23 @@ class Dataset(Table):
     __tablename__ = "datasets"
     __table_args__ = (
         states_check("state", DatasetState),
-        UniqueConstraint("owner_id", "name"),
-        CheckConstraint("(state = 'sealed') = (digest IS NOT NULL)", name="sealed_digest"),
+        Index(
+            "uq_datasets_owner_id_name",
+            "owner_id",
+            "name",
+            unique=True,
+            postgresql_where=text("name <> ''"),
+        ),
+        CheckConstraint(
+            "state IN ('deleting', 'deleted') OR (state = 'sealed') = (digest IS NOT NULL)",
+            name="sealed_digest",
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("parties.id"), index=True)
     name: Mapped[str]
+    """For people; empty once it is deleted, since names may be personal."""
     state: Mapped[str] = mapped_column(default=DatasetState.OPEN)
     problem: Mapped[dict[str, Any] | None]
     """Why sealing refused it: code, detail and the shard's name."""
@@ -34,6 +44,8 @@ class Dataset(Table):
     """Object that holds the index: one JSON record a line, in order."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     sealed_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    """When the store had confirmed that its objects are gone."""
 
     shards: Mapped[list["Shard"]] = relationship(order_by="Shard.name", lazy="selectin")
     grants: Mapped[list["Grant"]] = relationship(order_by="Grant.created_at", lazy="select")

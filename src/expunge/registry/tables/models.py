@@ -53,6 +53,8 @@ class Checkpoint(Table):
     """What removals since the last full training have added up to."""
     promoted_at: Mapped[datetime | None]
     """When it first became its model's head."""
+    destroyed_at: Mapped[datetime | None]
+    """When the store had confirmed that its objects are gone."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     datasets: Mapped[list["CheckpointDataset"]] = relationship(lazy="selectin")
