@@ -8,11 +8,13 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from expunge.api import openapi, problems
 from expunge.api.auth import authenticated
+from expunge.api.endings import Endings
 from expunge.api.routes import (
     audits,
     checkpoints,
     comparisons,
     datasets,
+    delegations,
     estimates,
     health,
     jobs,
@@ -28,6 +30,7 @@ from expunge.registry.logs import configure_logging
 from expunge.registry.objects import open_store
 from expunge.registry.scratch import Scratch
 from expunge.registry.settings import Settings
+from expunge.registry.subsets import Indexes
 
 POOL_SIZE = 30
 """With SQLAlchemy's overflow of 10: as many connections as the server has handler threads."""
@@ -43,6 +46,7 @@ KEYED = (
     requests.router,
     estimates.router,
     jobs.router,
+    delegations.router,
     audits.router,
     comparisons.router,
 )
@@ -58,8 +62,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         scratch = Scratch(resolved.work_dir)
         own = resolved.model_copy(update={"work_dir": scratch.path})
         engine = connect(resolved.database_url, pool_size=POOL_SIZE)
-        app.state.service = Service(own, engine, sessions(engine), open_store(resolved))
+        store, endings = open_store(resolved), Endings(engine)
+        endings.start()
+        app.state.service = Service(
+            own, engine, sessions(engine), store, indexes=Indexes(store), endings=endings
+        )
         yield
+        endings.stop()
         engine.dispose()
         scratch.close()
 

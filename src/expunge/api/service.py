@@ -1,4 +1,4 @@
-"""What every handler needs of its process: settings, database sessions, object store. Opened once, by the app."""
+"""What every handler needs of its process: settings, database, objects, news of jobs. Opened once, by the app."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,9 +6,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from expunge.api.endings import Endings
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
+from expunge.registry.subsets import Indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Service:
     engine: Engine
     sessions: Sessions
     store: ObjectStore
+    indexes: Indexes
+    endings: Endings
 
 
 def current_service(request: Request) -> Service:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Response
@@ -40,14 +41,29 @@ def when_waited(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 async def until_final(
-    first: T, fetch: Callable[[], T], is_final: Callable[[T], bool], seconds: int
+    first: T,
+    fetch: Callable[[], T],
+    is_final: Callable[[T], bool],
+    seconds: int,
+    *,
+    ended: asyncio.Event | None = None,
 ) -> T:
-    """The newest representation, final if it becomes so within `seconds`."""
+    """The newest representation, final if it becomes so within `seconds`.
+
+    Looks again and again, ever more rarely; with `ended` (see `Endings`) once that is set, and
+    else seldom, in case it was set for nobody.
+    """
     deadline = time.monotonic() + seconds
     current, pause = first, FIRST_PAUSE_SECONDS
-    while not is_final(current) and time.monotonic() < deadline:
-        await asyncio.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-        pause = min(LONGEST_PAUSE_SECONDS, pause * PAUSE_GROWTH)
+    while not is_final(current) and (left := deadline - time.monotonic()) > 0:
+        if ended is None:
+            await asyncio.sleep(min(pause, left))
+            pause = min(LONGEST_PAUSE_SECONDS, pause * PAUSE_GROWTH)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), min(pause, left))
+            ended.clear()
+            pause = LONGEST_PAUSE_SECONDS
         current = await run_in_threadpool(fetch)
     return current
 

@@ -18,6 +18,8 @@ from expunge.registry.transitions import LeaseLost, move, move_leased, move_requ
 
 WAKE_CHANNEL = "expunge_jobs"
 """PostgreSQL notification channel: something may have become due."""
+ENDED_CHANNEL = "expunge_ended"
+"""PostgreSQL notification channel: the job of this id has ended, for those who wait for its answer."""
 LIVE_STATES = (JobState.RUNNING, JobState.EVALUATING)
 LONGEST_RETRY = timedelta(minutes=5)
 """Between two attempts."""
@@ -84,6 +86,15 @@ def note_snapshot(session: Session, lease: Lease, key: str, step: int) -> None:
     _write(session, lease, {"snapshot_key": key, "snapshot_step": step})
 
 
+def note_step(session: Session, lease: Lease, step: int) -> None:
+    """The attempt has got so far; for work whose progress is in rows, not in a snapshot.
+
+    Raises:
+        LeaseLost: the job was given away.
+    """
+    _write(session, lease, {"snapshot_step": step})
+
+
 def note_resumed(session: Session, lease: Lease, step: int) -> None:
     """The attempt goes on from a snapshot, after that many steps.
 
@@ -146,7 +157,7 @@ def succeed(session: Session, lease: Lease, **values: Any) -> Job:
     job = session.get_one(Job, lease.job_id)
     ended = NO_LEASE | NO_SNAPSHOT | {"seconds_used": _seconds_used()}
     move_leased(session, job, JobState.SUCCEEDED, token=lease.token, **ended, **values)
-    _wake_waiting(session, job)
+    _announce_end(session, job)
     return job
 
 
@@ -181,7 +192,7 @@ def fail(session: Session, lease: Lease, failure: Failure) -> Job:
     if job.checkpoint_id is not None:
         checkpoint = session.get_one(Checkpoint, job.checkpoint_id)
         move(session, checkpoint, CheckpointState.INVALID, problem=problem)
-    _wake_waiting(session, job)
+    _announce_end(session, job)
     return job
 
 
@@ -262,7 +273,7 @@ def cancel(session: Session, job: Job, *, actor: str, reason: str) -> None:
         values |= {"seconds_used": _seconds_used()}
     move(session, job, JobState.CANCELLED, actor=actor, reason=reason, **values)
     move_requests(session, job, RequestState.CANCELLED, actor=actor, reason=reason)
-    _wake_waiting(session, job)
+    _announce_end(session, job)
 
 
 def reclaim_expired(session: Session, *, max_attempts: int) -> list[Job]:
@@ -279,12 +290,15 @@ def reclaim_expired(session: Session, *, max_attempts: int) -> list[Job]:
     return list(expired)
 
 
-def _wake_waiting(session: Session, ended: Job) -> None:
-    """Announce anew the jobs of the same model: they could not be claimed while this one ran.
+def _announce_end(session: Session, ended: Job) -> None:
+    """Tell those who wait for the job that it has ended, and announce anew the jobs that waited for it.
+
+    Jobs of the same model could not be claimed while this one ran.
 
     Those that somebody else holds are left out, which keeps two transactions from waiting for each
     other; they are announced again later.
     """
+    session.execute(select(func.pg_notify(ENDED_CHANNEL, ended.id)))
     if ended.model_id is not None:
         held_up = (
             select(Job.id)
