@@ -52,9 +52,9 @@ def _chain_the_log() -> None:
     op.create_table(
         "log_nodes",
         sa.Column("level", sa.SmallInteger(), autoincrement=False, nullable=False),
-        sa.Column("index", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("level", "index", name=op.f("pk_log_nodes")),
+        sa.PrimaryKeyConstraint("level", "number", name=op.f("pk_log_nodes")),
     )
     op.create_table(
         "tree_heads",

@@ -32,12 +32,12 @@ class LogLeaf(Table):
 
 
 class LogNode(Table):
-    """The hash of a complete subtree of 2^level leaves, level 1 and up; `index` counts them from the left."""
+    """The hash of a complete subtree of 2^level leaves, level 1 and up; `number` counts them from the left."""
 
     __tablename__ = "log_nodes"
 
     level: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
-    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 
 
