@@ -22,6 +22,7 @@ from expunge.api.routes import (
     models,
     parties,
     requests,
+    signing_keys,
 )
 from expunge.api.service import Service
 from expunge.api.tracing import RequestTracing
@@ -35,7 +36,7 @@ from expunge.registry.subsets import Indexes
 POOL_SIZE = 30
 """With SQLAlchemy's overflow of 10: as many connections as the server has handler threads."""
 
-OPEN = (health.router, methods.router)
+OPEN = (health.router, methods.router, signing_keys.router)
 """The only routers that answer without a key."""
 KEYED = (
     parties.router,

@@ -21,11 +21,11 @@ audit what happened. **Model owners** train models, follow the jobs that make th
 compare the methods for it.
 **Operators** give out keys.
 
-Every call but health, methods and this description needs `Authorization: Bearer xpk_…`. Errors are
-`application/problem+json` (RFC 9457) with a stable `type`; what belongs to another party is 404.
-Lists come in pages (`cursor`, `limit`). Long work answers 202 with `Location`; where it says so,
-`Prefer: wait=N` waits for the end. Whatever creates something takes an `Idempotency-Key`, so that it
-can be repeated. Times are ISO 8601 in UTC.
+Every call but health, methods, signing keys and this description needs
+`Authorization: Bearer xpk_…`. Errors are `application/problem+json` (RFC 9457) with a stable `type`;
+what belongs to another party is 404. Lists come in pages (`cursor`, `limit`). Long work answers 202
+with `Location`; where it says so, `Prefer: wait=N` waits for the end. Whatever creates something
+takes an `Idempotency-Key`, so that it can be repeated. Times are ISO 8601 in UTC.
 """
 TAGS = [
     {"name": "service", "description": "Health."},
@@ -37,7 +37,9 @@ TAGS = [
     {"name": "requests", "description": "Removal requests and their progress."},
     {"name": "estimates", "description": "Time and cost of a removal, by method."},
     {"name": "jobs", "description": "Training runs of a model owner's models."},
+    {"name": "delegations", "description": "Auditors who act for an owner, for a time."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},
+    {"name": "certificates", "description": "Papers about what was done, signed, and the keys."},
     {
         "name": "comparisons",
         "description": "Which method to use: measured side by side, white box.",
