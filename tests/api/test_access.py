@@ -14,6 +14,7 @@ from expunge.registry.tables import ApiKey, Role
 
 HEX = "0" * 32
 OPERATOR, OWNERS, MODEL_OWNER = {"operator"}, {"data_owner", "model_owner"}, {"model_owner"}
+AUDITORS = {*OWNERS, "auditor"}
 EVERYBODY = {role.value for role in Role}
 OPEN = {"show_health", "show_readiness", "list_methods"}
 ALLOWED = {
@@ -23,11 +24,11 @@ ALLOWED = {
     "create_key": OPERATOR,
     "revoke_key": OPERATOR,
     "create_dataset": OWNERS,
-    "list_datasets": OWNERS,
-    "show_dataset": OWNERS,
+    "list_datasets": AUDITORS,
+    "show_dataset": AUDITORS,
     "upload_shard": OWNERS,
     "seal_dataset": OWNERS,
-    "list_samples": OWNERS,
+    "list_samples": AUDITORS,
     "create_grant": OWNERS,
     "withdraw_grant": OWNERS,
     "create_model": MODEL_OWNER,
@@ -43,8 +44,8 @@ ALLOWED = {
     "promote_checkpoint": MODEL_OWNER,
     "show_lineage": MODEL_OWNER,
     "create_request": OWNERS,
-    "list_requests": OWNERS,
-    "show_request": OWNERS,
+    "list_requests": AUDITORS,
+    "show_request": AUDITORS,
     "follow_request": OWNERS,
     "approve_request": MODEL_OWNER,
     "reject_request": MODEL_OWNER,
@@ -61,6 +62,9 @@ ALLOWED = {
     "list_audits": OWNERS,
     "show_audit": OWNERS,
     "download_matrix": OWNERS,
+    "create_delegation": OWNERS,
+    "list_delegations": AUDITORS,
+    "withdraw_delegation": OWNERS,
     "create_comparison": MODEL_OWNER,
     "list_comparisons": MODEL_OWNER,
     "show_comparison": MODEL_OWNER,
@@ -79,6 +83,8 @@ PREFIXES = {
     "job": "job",
     "audit": "aud",
     "comparison": "cmp",
+    "delegation": "dlg",
+    "encoding": "enc",
 }
 PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items()} | {
     "{name}": "a.tar",
@@ -99,6 +105,11 @@ BODIES = {
     "change_job": {"priority": 1},
     "estimate_removal": {"model_id": f"mdl_{HEX}", "dataset_ids": [f"dst_{HEX}"]},
     "create_audit": {"request_id": f"req_{HEX}"},
+    "create_delegation": {
+        "auditor_id": f"pty_{HEX}",
+        "dataset_ids": [f"dst_{HEX}"],
+        "expires_at": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
+    },
     "create_comparison": {
         "model_id": f"mdl_{HEX}",
         "dataset_ids": [f"dst_{HEX}"],
@@ -199,7 +210,7 @@ def test_calls_of_other_roles_are_refused(cast: Cast, role: Role) -> None:
 class Estate:
     """One of everything, belonging to a model owner and a data owner."""
 
-    def __init__(self, past: Past, data_owner: User, model_owner: User) -> None:
+    def __init__(self, past: Past, data_owner: User, model_owner: User, auditor: User) -> None:
         self.own = past.sealed(model_owner)
         self.dataset = past.granted(data_owner, model_owner)
         self.model = model_owner.model()
@@ -212,6 +223,11 @@ class Estate:
         past.unlearned(self.request)
         self.audit = str(data_owner.post("/audit", {"request_id": self.request}).json()["id"])
         self.comparison = self._compared(past, model_owner)
+        delegated = BODIES["create_delegation"] | {
+            "auditor_id": auditor.id,
+            "dataset_ids": [self.dataset],
+        }
+        self.delegation = str(data_owner.post("/delegations", delegated).json()["id"])
 
     def _compared(self, past: Past, model_owner: User) -> str:
         more = [past.sealed(model_owner) for _ in range(2)]
@@ -226,19 +242,18 @@ class Estate:
         return comparison_id
 
     def places(self) -> dict[str, str]:
-        return {
-            f"{{{kind}_id}}": getattr(self, kind)
-            for kind in ("dataset", "model", "checkpoint", "request", "job", "audit", "comparison")
-        }
+        own = PREFIXES.keys() & vars(self).keys()
+        return {f"{{{kind}_id}}": getattr(self, kind) for kind in own}
 
 
 @pytest.fixture(scope="module")
-def estate(past: Past, data_owner: User, model_owner: User) -> Estate:
-    return Estate(past, data_owner, model_owner)
+def estate(past: Past, data_owner: User, model_owner: User, cast: Cast) -> Estate:
+    return Estate(past, data_owner, model_owner, cast.party(Role.AUDITOR))
 
 
 def outsiders(name: str) -> list[Role]:
-    return [role for role in (Role.DATA_OWNER, Role.MODEL_OWNER) if role.value in ALLOWED[name]]
+    roles = (Role.DATA_OWNER, Role.MODEL_OWNER, Role.AUDITOR)
+    return [role for role in roles if role.value in ALLOWED[name]]
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_ID if outsiders(name) != []])

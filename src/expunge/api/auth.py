@@ -66,3 +66,7 @@ Operator = Annotated[Party, Depends(_require(Role.OPERATOR))]
 ModelOwner = Annotated[Party, Depends(_require(Role.MODEL_OWNER))]
 Owner = Annotated[Party, Depends(_require(Role.DATA_OWNER, Role.MODEL_OWNER))]
 """Whoever may own data sets: data owners, and model owners with images of their own."""
+OwnerOrAuditor = Annotated[
+    Party, Depends(_require(Role.AUDITOR, Role.DATA_OWNER, Role.MODEL_OWNER))
+]
+"""Whoever may ask what became of data sets: their owners, and auditors for what is delegated to them."""

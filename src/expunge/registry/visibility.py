@@ -2,26 +2,46 @@
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, and_, cast, func, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from expunge.registry.access import delegated_datasets
 from expunge.registry.errors import NotFound
 from expunge.registry.tables import (
     TRAINING_KINDS,
+    Alert,
     Audit,
     Checkpoint,
     CheckpointDataset,
     Comparison,
     Dataset,
+    Delegation,
+    Encoding,
     Grant,
     Job,
+    JobKind,
     Model,
     Party,
     Request,
+    RequestDataset,
     Role,
 )
 
-Row = TypeVar("Row", Party, Dataset, Model, Checkpoint, Request, Job, Audit, Comparison)
+Row = TypeVar(
+    "Row",
+    Party,
+    Dataset,
+    Model,
+    Checkpoint,
+    Request,
+    Job,
+    Audit,
+    Alert,
+    Comparison,
+    Delegation,
+    Encoding,
+)
 
 
 def parties(operator: Party) -> Select[Party]:
@@ -31,9 +51,22 @@ def parties(operator: Party) -> Select[Party]:
 
 
 def datasets(party: Party) -> Select[Dataset]:
-    """Own data sets, and those whose owner granted training to the party."""
+    """Own data sets, those whose owner granted training to the party, and those delegated to it."""
     granted = select(Grant.dataset_id).where(Grant.party_id == party.id)
-    return select(Dataset).where(or_(Dataset.owner_id == party.id, Dataset.id.in_(granted)))
+    return select(Dataset).where(
+        or_(
+            Dataset.owner_id == party.id,
+            Dataset.id.in_(granted),
+            Dataset.id.in_(delegated_datasets(party)),
+        )
+    )
+
+
+def sampled_datasets(party: Party) -> Select[Dataset]:
+    """Data sets whose samples the party may read about: own ones, and those delegated to it."""
+    return select(Dataset).where(
+        or_(Dataset.owner_id == party.id, Dataset.id.in_(delegated_datasets(party)))
+    )
 
 
 def models(party: Party) -> Select[Model]:
@@ -58,9 +91,16 @@ def checkpoints(party: Party) -> Select[Checkpoint]:
 
 
 def requests(party: Party) -> Select[Request]:
-    """Own requests, and those that others make to own models."""
+    """Own requests, those that others make to own models, and those about data sets delegated to the party."""
+    covering = select(RequestDataset.request_id).where(
+        RequestDataset.dataset_id.in_(delegated_datasets(party))
+    )
     return select(Request).where(
-        or_(Request.owner_id == party.id, Request.model_id.in_(_own_models(party)))
+        or_(
+            Request.owner_id == party.id,
+            Request.model_id.in_(_own_models(party)),
+            Request.id.in_(covering),
+        )
     )
 
 
@@ -70,8 +110,35 @@ def jobs(party: Party) -> Select[Job]:
 
 
 def audits(party: Party) -> Select[Audit]:
-    """Own audits."""
-    return select(Audit).where(Audit.owner_id == party.id)
+    """Audits of own requests, whoever asked; and those that the party asked for while all of it is delegated."""
+    return select(Audit).where(
+        or_(
+            Audit.owner_id == party.id,
+            and_(Audit.party_id == party.id, Audit.job_id.in_(_jobs_about_delegated(party))),
+        )
+    )
+
+
+def encodings(party: Party) -> Select[Encoding]:
+    """Encodings of own requests, whoever asked; and those that the party asked for while all of it is delegated."""
+    return select(Encoding).where(
+        or_(
+            Encoding.owner_id == party.id,
+            and_(Encoding.party_id == party.id, Encoding.job_id.in_(_jobs_about_delegated(party))),
+        )
+    )
+
+
+def delegations(party: Party) -> Select[Delegation]:
+    """Delegations by the party and to it, those that have ended too."""
+    return select(Delegation).where(
+        or_(Delegation.owner_id == party.id, Delegation.auditor_id == party.id)
+    )
+
+
+def alerts(party: Party) -> Select[Alert]:
+    """Those about requests that the party may see."""
+    return select(Alert).where(Alert.request_id.in_(requests(party).with_only_columns(Request.id)))
 
 
 def comparisons(party: Party) -> Select[Comparison]:
@@ -100,9 +167,22 @@ KIND: dict[type, str] = {
     Request: "request",
     Job: "job",
     Audit: "audit",
+    Alert: "alert",
     Comparison: "comparison",
+    Delegation: "delegation",
+    Encoding: "encoding",
 }
 
 
 def _own_models(party: Party) -> Select[str]:
     return select(Model.id).where(Model.owner_id == party.id)
+
+
+def _jobs_about_delegated(party: Party) -> Select[str]:
+    """Jobs all of whose data sets are delegated to the party now."""
+    delegated = delegated_datasets(party).subquery()
+    ids = func.coalesce(func.jsonb_agg(delegated.c.dataset_id), cast("[]", JSONB))
+    return select(Job.id).where(
+        Job.params["dataset_ids"].op("<@")(select(ids).scalar_subquery()),
+        Job.kind.in_((JobKind.AUDIT, JobKind.ENCODE)),
+    )

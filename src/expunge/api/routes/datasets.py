@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
-from expunge.api.auth import Owner
+from expunge.api.auth import Owner, OwnerOrAuditor
 from expunge.api.bodies import JsonRoute
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
@@ -47,18 +47,22 @@ def create_dataset(
 
 
 @router.get("/datasets", summary="List data sets", responses=documented(403))
-def list_datasets(owner: Owner, service: CurrentService, page: Paging) -> Page[schemas.Dataset]:
-    """Your own, and those that were granted to you for training; newest first."""
+def list_datasets(
+    reader: OwnerOrAuditor, service: CurrentService, page: Paging
+) -> Page[schemas.Dataset]:
+    """Your own, and those that were granted to you for training or delegated to you; newest first."""
     with service.sessions() as session:
-        rows, following = pages.rows(session, visibility.datasets(owner), page)
-        items = [schemas.Dataset.of(row, owner) for row in rows]
+        rows, following = pages.rows(session, visibility.datasets(reader), page)
+        items = [schemas.Dataset.of(row, reader) for row in rows]
     return Page(items=items, next_cursor=following)
 
 
 @router.get("/datasets/{dataset_id}", summary="Show a data set", responses=documented(403, 404))
-def show_dataset(dataset_id: DatasetPath, owner: Owner, service: CurrentService) -> schemas.Dataset:
+def show_dataset(
+    dataset_id: DatasetPath, reader: OwnerOrAuditor, service: CurrentService
+) -> schemas.Dataset:
     """State, counts, digest and shards. A model owner with a grant sees this, and no sample."""
-    return _read(service, owner, dataset_id)
+    return _read(service, reader, dataset_id)
 
 
 @uploads.put(
@@ -170,11 +174,11 @@ def _read(service: Service, reader: Party, dataset_id: str) -> schemas.Dataset:
     responses=documented(403, 404, 409),
 )
 def list_samples(
-    dataset_id: DatasetPath, owner: Owner, service: CurrentService, page: Paging
+    dataset_id: DatasetPath, reader: OwnerOrAuditor, service: CurrentService, page: Paging
 ) -> Page[schemas.Sample]:
-    """The samples of a sealed data set of your own, in order of shard and position."""
+    """The samples of a sealed data set of your own or delegated to you, in order of shard and position."""
     with service.sessions() as session:
-        row = datasets.owned(session, owner, dataset_id)
+        row = visibility.one(session, visibility.sampled_datasets(reader), dataset_id)
     if row.index_key is None:
         raise NotSealed(f"Data set {row.id} is {row.state}; it has samples once it is sealed.")
     start = pages.offset(page)

@@ -9,7 +9,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from expunge.api import pages
-from expunge.api.auth import ModelOwner, Owner
+from expunge.api.auth import ModelOwner, Owner, OwnerOrAuditor
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
@@ -19,8 +19,8 @@ from expunge.api.schemas.log import SHARED, LogEntry
 from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
-from expunge.registry import lifecycles, requests, visibility
-from expunge.registry.tables import Checkpoint, Model, Party, Request
+from expunge.registry import access, lifecycles, requests, visibility
+from expunge.registry.tables import Checkpoint, Model, Party, Request, Role
 
 router = APIRouter(tags=["requests"], route_class=JsonRoute)
 
@@ -53,25 +53,29 @@ def create_request(
             idempotency_key=idempotency_key,
         )
         session.flush()
-        answer = _shown(session, [row])[0]
+        answer = _shown(session, [row], owner)[0]
     accepted(response, f"/requests/{answer.id}")
     return answer
 
 
 @router.get("/requests", summary="List requests", responses=documented(403))
-def list_requests(owner: Owner, service: CurrentService, page: Paging) -> Page[schemas.Request]:
-    """Your own, and those that others made to your models; newest first."""
+def list_requests(
+    reader: OwnerOrAuditor, service: CurrentService, page: Paging
+) -> Page[schemas.Request]:
+    """Your own, those that others made to your models, and those about what is delegated to you; newest first."""
     with service.sessions() as session:
-        rows, following = pages.rows(session, _readable(owner), page)
-        items = _shown(session, rows)
+        rows, following = pages.rows(session, _readable(reader), page)
+        items = _shown(session, rows, reader)
     return Page(items=items, next_cursor=following)
 
 
 @router.get("/requests/{request_id}", summary="Show a request", responses=documented(403, 404))
-def show_request(request_id: RequestPath, owner: Owner, service: CurrentService) -> schemas.Request:
-    """State, progress while it runs, result once it is completed."""
+def show_request(
+    request_id: RequestPath, reader: OwnerOrAuditor, service: CurrentService
+) -> schemas.Request:
+    """State, progress while it runs, result once it is completed. An auditor sees the delegated data sets of it."""
     with service.sessions() as session:
-        return _shown(session, [visibility.one(session, _readable(owner), request_id)])[0]
+        return _shown(session, [visibility.one(session, _readable(reader), request_id)], reader)[0]
 
 
 @router.post(
@@ -85,7 +89,7 @@ def approve_request(
     """Take up a request to your model that waits for you, where the policy says `approval: manual`."""
     with service.sessions.begin() as session:
         row = requests.approve(session, owner, request_id)
-        return _shown(session, [row])[0]
+        return _shown(session, [row], owner)[0]
 
 
 @router.post(
@@ -99,7 +103,7 @@ def reject_request(
     """Refuse a request to your model that waits for you; its owner reads the reason."""
     with service.sessions.begin() as session:
         row = requests.reject(session, owner, request_id, body.reason)
-        return _shown(session, [row])[0]
+        return _shown(session, [row], owner)[0]
 
 
 @router.post(
@@ -116,7 +120,7 @@ def cancel_request(
     """
     with service.sessions.begin() as session:
         row = requests.withdraw(session, owner, request_id)
-        return _shown(session, [row])[0]
+        return _shown(session, [row], owner)[0]
 
 
 @router.get(
@@ -140,7 +144,7 @@ def _readable(party: Party) -> Select[Request]:
     return visibility.requests(party).options(joinedload(Request.job))
 
 
-def _shown(session: Session, rows: list[Request]) -> list[schemas.Request]:
+def _shown(session: Session, rows: list[Request], reader: Party) -> list[schemas.Request]:
     named = {
         checkpoint_id
         for row in rows
@@ -152,7 +156,12 @@ def _shown(session: Session, rows: list[Request]) -> list[schemas.Request]:
         select(Checkpoint.id, Checkpoint.digest).where(Checkpoint.id.in_(named))
     )
     digests = {each.id: each.digest for each in found}
-    return [schemas.Request.of(row, digests) for row in rows]
+    only = (
+        set(session.scalars(access.delegated_datasets(reader)))
+        if reader.role == Role.AUDITOR
+        else None
+    )
+    return [schemas.Request.of(row, digests, only) for row in rows]
 
 
 def _watched(request_id: RequestPath, owner: Owner, service: CurrentService) -> str:

@@ -1,6 +1,6 @@
 """Removal requests."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -105,14 +105,22 @@ class Request(BaseModel):
     )
 
     @classmethod
-    def of(cls, row: tables.Request, digests: Mapping[str, str]) -> Self:
-        """The request with what its owner may know of its job; `digests` by checkpoint id."""
+    def of(
+        cls,
+        row: tables.Request,
+        digests: Mapping[str, str],
+        only: Collection[str] | None = None,
+    ) -> Self:
+        """The request with what its owner may know of its job; `digests` by checkpoint id.
+
+        With `only`, of its data sets no others are shown.
+        """
         completed = row.state == RequestState.COMPLETED and row.job is not None
         return cls(
             id=row.id,
             owner_id=row.owner_id,
             model_id=row.model_id,
-            dataset_ids=row.dataset_ids,
+            dataset_ids=[each for each in row.dataset_ids if only is None or each in only],
             method=row.method,
             params=row.params,
             state=RequestState(row.state),

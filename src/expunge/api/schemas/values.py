@@ -35,6 +35,8 @@ RequestPath = Annotated[str, _path(Prefix.REQUEST)]
 JobPath = Annotated[str, _path(Prefix.JOB)]
 AuditPath = Annotated[str, _path(Prefix.AUDIT)]
 ComparisonPath = Annotated[str, _path(Prefix.COMPARISON)]
+DelegationPath = Annotated[str, _path(Prefix.DELEGATION)]
+EncodingPath = Annotated[str, _path(Prefix.ENCODING)]
 
 Name = Annotated[
     str,
