@@ -29,6 +29,7 @@ from expunge.embedded.processes import Child, ProcessFailedError, start_child
 from expunge.embedded.redis import Redis
 from expunge.embedded.restarts import DEFAULT_POLICY, Ending, Kept, RestartPolicy
 from expunge.embedded.services import HOST, Service, services
+from expunge.evidence.signing import Signer
 
 DEFAULT_PORT = 8000
 OPERATOR_NAME = "operator"
@@ -180,6 +181,7 @@ class Stack:
             "EXPUNGE_REDIS_URL": queue_url,
             "EXPUNGE_OBJECT_STORE": (self.state / "objects").as_uri(),
             "EXPUNGE_WORK_DIR": str(self.state / "work"),
+            "EXPUNGE_SIGNING_KEY_FILE": str(self._signing_key()),
             **self._extra,
         }
         self._migrate(self._environment)
@@ -234,6 +236,13 @@ class Stack:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(made.stdout)
         part.replace(self._operator_file)
+
+    def _signing_key(self) -> Path:
+        """The file of the key that signs the record, made at the first start."""
+        path = self.state / "signing-key.pem"
+        if not path.exists():
+            Signer.create(path)
+        return path
 
     def _start_service(self, service: Service) -> Child:
         return start_child(

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-KEY_FILE_MODE = 0o600
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 ENVELOPE_MEMBERS = {"payload", "payloadType", "signatures"}
 SIGNATURE_MEMBERS = {"keyid", "sig"}
@@ -97,12 +97,16 @@ class Signer:
         """
         key = Ed25519PrivateKey.generate()
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with os.fdopen(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE), "wb"
-        ) as f:
-            f.write(pem)
-            f.flush()
-            os.fsync(f.fileno())
+        # Complete before it has its name; a file of mkstemp is its owner's alone.
+        number, part = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(part, path)
+        finally:
+            Path(part).unlink()
         return cls(key)
 
     @classmethod
@@ -121,7 +125,7 @@ class Signer:
         if mode & OTHERS:
             raise UnusableKey(
                 f"signing key {path} can be read by others (mode {stat.S_IMODE(mode):04o}); "
-                f"run: chmod {KEY_FILE_MODE:o} {path}"
+                f"run: chmod 600 {path}"
             )
         try:
             key = load_pem_private_key(pem, password=None)
