@@ -23,6 +23,7 @@ from tests.registry.lives.workers import CRASH, MAX_ATTEMPTS, Workers
 from expunge.registry import checkpoints, drift, jobs, models, policies
 from expunge.registry.database import Sessions
 from expunge.registry.tables import (
+    TRAINING_KINDS,
     Checkpoint,
     Job,
     LogRow,
@@ -72,7 +73,9 @@ class Lives(Workers):
             self.check_log(session)
 
     def check_jobs(self, session: Session) -> None:
-        rows = session.scalars(select(Job).where(Job.model_id.in_(self.twin.models))).all()
+        rows = session.scalars(
+            select(Job).where(Job.model_id.in_(self.twin.models), Job.kind.in_(TRAINING_KINDS))
+        ).all()
         early = select(Job.id).where(Job.state == "queued", Job.due_at > func.now())
         not_due = {*session.scalars(early)}
         assert {

@@ -17,6 +17,7 @@ from expunge.registry import (
     models,
     orphans,
     policies,
+    reviews,
     waiting,
 )
 from expunge.registry.errors import Conflict, NotFound
@@ -181,6 +182,7 @@ def record_unlearned(
     jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
     log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
     move_requests(session, job, RequestState.COMPLETED)
+    reviews.after_removal(session, job)
     # Some of them may be about data that a newly trained head never held.
     exposure.end(session, model.id, str(model.head_checkpoint_id), actor=log.SERVICE)
     _promote_by_policy(session, model, checkpoint)
@@ -273,6 +275,7 @@ def _set_head(session: Session, model: Model, checkpoint: Checkpoint, actor: str
         session, actor, model.id, "promoted", checkpoint_id=checkpoint.id, previous_id=before
     )
     exposure.end(session, model.id, checkpoint.id, actor=actor)
+    reviews.under_new_head(session, model, checkpoint.id)
 
 
 def _add(

@@ -16,6 +16,7 @@ from expunge.registry import (
     models,
     parameters,
     policies,
+    reviews,
     visibility,
     waiting,
 )
@@ -85,7 +86,14 @@ def create(
     if policies.of(model.policy).approval == "automatic":
         path += [RequestState.APPROVED, RequestState.QUEUED]
         request.job = _batch(session, model, request, sum(each.samples for each in own))
-    add(session, request, path, actor=owner.id, method=method)
+    add(
+        session,
+        request,
+        path,
+        actor=owner.id,
+        method=method,
+        protocol=reviews.protocol(model.id, request_id),
+    )
     return request
 
 
