@@ -181,12 +181,22 @@ def record_unlearned(
     _note_datasets(session, checkpoint, {each: each in forgotten for each in base.trained_on})
     jobs.succeed(session, lease, metrics=metrics, result_checkpoint_id=checkpoint.id)
     log.append(session, log.SERVICE, checkpoint.id, "unlearned", digest=weights.digest)
-    move_requests(session, job, RequestState.COMPLETED)
+    move_requests(session, job, RequestState.COMPLETED, detail=_compared(base, checkpoint))
     reviews.after_removal(session, job)
     # Some of them may be about data that a newly trained head never held.
     exposure.end(session, model.id, str(model.head_checkpoint_id), actor=log.SERVICE)
     _promote_by_policy(session, model, checkpoint)
     return checkpoint
+
+
+def _compared(before: Checkpoint, after: Checkpoint) -> dict[str, str]:
+    """What audits of the job's requests compare, fixed in the log before anybody can ask."""
+    return {
+        "before_checkpoint_id": before.id,
+        "before_digest": before.digest,
+        "after_checkpoint_id": after.id,
+        "after_digest": after.digest,
+    }
 
 
 def _promote_by_policy(session: Session, model: Model, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from expunge.registry import lifecycles, log
 from expunge.registry.errors import Conflict
-from expunge.registry.tables import Checkpoint, Dataset, Job, LogRow, Request
+from expunge.registry.tables import Checkpoint, Dataset, Job, Request
 
 Living = Dataset | Checkpoint | Request | Job
 LIVES = {
@@ -57,9 +57,10 @@ def move(
     *,
     actor: str = log.SERVICE,
     reason: str | None = None,
+    detail: dict[str, Any] | None = None,
     **values: Any,
 ) -> None:
-    """Set the row's state to `to` if its life allows that, together with `values`, and log it.
+    """Set the row's state to `to` if its life allows that, together with `values`, and log it with `detail`.
 
     Raises:
         StateChanged: the database's row is in a state that does not lead to `to`; nothing changed.
@@ -67,7 +68,8 @@ def move(
     if not _compare_and_set(session, row, to, {}, _completed(type(row), to, reason, values)):
         session.refresh(row, ["state"])
         raise StateChanged(f"{row.id} is {row.state}; it cannot become {to}.", state=row.state)
-    log.append(session, actor, row.id, to, **({"reason": reason} if reason else {}))
+    told = (detail or {}) | ({"reason": reason} if reason else {})
+    log.append(session, actor, row.id, to, **told)
 
 
 def move_leased(
@@ -100,6 +102,7 @@ def move_requests(
     *,
     actor: str = log.SERVICE,
     reason: str | None = None,
+    detail: dict[str, Any] | None = None,
 ) -> None:
     """As `move`, for all requests of a job in one statement: there may be thousands.
 
@@ -125,10 +128,8 @@ def move_requests(
     for row in session.identity_map.values():
         if isinstance(row, Request) and row.job_id == job.id:
             session.expire(row)
-    detail = {"reason": reason} if reason else {}
-    session.add_all(
-        LogRow(actor=actor, subject_id=each, event=to, detail=detail) for each in sorted(changed)
-    )
+    told = (detail or {}) | ({"reason": reason} if reason else {})
+    log.append_each(session, actor, sorted(changed), to, **told)
 
 
 def _completed(

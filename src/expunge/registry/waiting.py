@@ -236,7 +236,9 @@ def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float)
             if model is not None:
                 base = lineage.base_for_unlearning(session, model)
                 job.base_checkpoint_id = base.id
-                move_requests(session, job, RequestState.RUNNING)
+                # Committed to before the work begins: an audit's "before" can be held against it.
+                known = {"before_checkpoint_id": base.id, "before_digest": base.digest}
+                move_requests(session, job, RequestState.RUNNING, detail=known)
                 if not lineage.to_forget(session, job, base):
                     _end_at_once(session, lease, model)
                     return None
