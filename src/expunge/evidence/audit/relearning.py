@@ -1,0 +1,158 @@
+"""Whether a later encoder knows forgotten samples again, against samples that were never trained on.
+
+Two things must both be seen: between the two encoders the views of the own samples have come closer
+together than the control's did, and under the later one they are closer together than the control's
+are. The second keeps quiet where an encoder that pushed views too far apart is followed by one that
+treats them like any others. Never looks at the encoder from before the removal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_ind  # type: ignore[import-untyped]
+
+from expunge.evidence.audit.outputs import Level, Outputs
+from expunge.evidence.audit.permutation import distinct
+
+Array = NDArray[np.float64]
+
+ALPHA = 0.001
+"""Of one test. A service tests many requests: of 1,000 honest ones, one alarm is to be expected."""
+MIN_SAMPLES = 8
+"""Of either group; with 8 against 8 the smallest p-value is one in 12,870."""
+PERMUTATIONS = 9_999
+CONFIDENCE = 0.95
+CHUNK = 1_000
+"""Draws whose values are held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Rise:
+    """One level. All in cosine: 1 is the largest self-alignment that there can be."""
+
+    rise: float
+    """Own minus control: mean change of self-alignment from the earlier to the later encoder."""
+    interval: list[float]
+    """Of `rise`, 95 %, Welch's."""
+    effect_size: float
+    """`rise` in pooled standard deviations of the samples' changes (Cohen's d)."""
+    p_rise: float
+    excess: float
+    """Own minus control: mean self-alignment under the later encoder."""
+    p_excess: float
+
+    @property
+    def p(self) -> float:
+        """That one of both is chance (Berger's intersection-union test)."""
+        return max(self.p_rise, self.p_excess)
+
+
+@dataclass(frozen=True)
+class Relearning:
+    """The test's outcome; holds nothing of a single sample."""
+
+    p: float
+    """Over all levels, times their number (Bonferroni)."""
+    relearned: bool
+    level: Level
+    """Where it shows most."""
+    levels: dict[Level, Rise]
+    n_own: int
+    n_control: int
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        found = self.levels[self.level]
+        low, high = found.interval
+        return (
+            f"Under the later head, views of these {self.n_own} samples have come closer together "
+            f"again than those of {self.n_control} images never trained on ({self.level} outputs: "
+            f"by {found.rise:.3f} [{low:.3f}, {high:.3f}] more, and {found.excess:.3f} above them; "
+            f"p = {self.p:.2g})."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        levels = {name: asdict(rise) | {"p": rise.p} for name, rise in self.levels.items()}
+        return asdict(self) | {"levels": levels, "alpha": ALPHA}
+
+
+def relearning(
+    own: Mapping[Level, Outputs],
+    control: Mapping[Level, Outputs],
+    *,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+) -> Relearning | None:
+    """Test whether the later of two encoders knows the own samples again; None below 8 samples a group.
+
+    `before` of the outputs is an encoder that forgot the own samples, `after` a later one. H0: own
+    samples and control are exchangeable in how their self-alignment changed, or in how large it is
+    now. One-sided permutation tests of both, joined by the larger p-value: valid at any size.
+    Repeats give the same numbers.
+    """
+    n, m = (len(next(iter(group.values()))) for group in (own, control))
+    if min(n, m) < MIN_SAMPLES:
+        return None
+    draws = _draws(n, m, seed, permutations)
+    levels = {level: _rise(own[level], control[level], draws) for level in own}
+    level = min(levels, key=lambda each: (levels[each].p, -levels[each].rise))
+    p = min(1.0, len(levels) * levels[level].p)
+    return Relearning(p, p <= ALPHA, level, levels, n, m)
+
+
+def expected_false_alarms(tests: int) -> float:
+    """Alarms that chance alone may raise in so many tests, on average and at most."""
+    return ALPHA * tests
+
+
+def _draws(n: int, m: int, seed: int, count: int) -> NDArray[np.int64]:
+    """(count, k) of all n + m samples: those that a relabelling puts into the smaller group."""
+    return distinct(min(n, m), n + m, np.random.default_rng([seed, n, m]), count)
+
+
+def _rise(own: Outputs, control: Outputs, draws: NDArray[np.int64]) -> Rise:
+    changes = (-own.scores, -control.scores)
+    now = (own.after.aligned, control.after.aligned)
+    rise = float(changes[0].mean() - changes[1].mean())
+    return Rise(
+        rise=rise,
+        interval=_interval(*changes),
+        effect_size=_effect_size(rise, *changes),
+        p_rise=_p(*changes, draws),
+        excess=float(now[0].mean() - now[1].mean()),
+        p_excess=_p(*now, draws),
+    )
+
+
+def _p(own: Array, control: Array, draws: NDArray[np.int64]) -> float:
+    """One-sided: share of relabellings, the true one among them, whose own mean is as far above the control's."""
+    values = np.concatenate([own, control])
+    # All sums are fixed, so the sum of one group says how far apart the means are.
+    drawn = np.concatenate(
+        [values[draws[i : i + CHUNK]].sum(axis=1) for i in range(0, len(draws), CHUNK)]
+    )
+    if len(own) <= len(control):
+        found, sign = own.sum(), 1.0
+    else:
+        found, sign = control.sum(), -1.0
+    slack = 1e-9 * np.abs(values).sum()
+    as_extreme = int((sign * (drawn - found) >= -slack).sum())
+    return (1 + as_extreme) / (1 + len(draws))
+
+
+def _interval(own: Array, control: Array) -> list[float]:
+    if np.ptp(own) == 0 and np.ptp(control) == 0:
+        return [float(own.mean() - control.mean())] * 2
+    interval = ttest_ind(own, control, equal_var=False).confidence_interval(CONFIDENCE)
+    return [float(interval.low), float(interval.high)]
+
+
+def _effect_size(rise: float, own: Array, control: Array) -> float:
+    n, m = len(own), len(control)
+    pooled = ((n - 1) * own.var(ddof=1) + (m - 1) * control.var(ddof=1)) / (n + m - 2)
+    return rise / float(np.sqrt(pooled)) if pooled > 0 else 0.0
