@@ -194,6 +194,7 @@ def test_every_part_of_the_policy_is_shown_and_bounded(model_owner: User) -> Non
         "min_forgetting": 0.01,
         "max_utility_loss": 0.02,
         "time_limit_seconds": 3600.0,
+        "keep_days": 7,
         "max_forgotten_share": 0.2,
         "max_utility_lost": 0.1,
         "max_alignment_drift": 0.3,
@@ -205,6 +206,7 @@ def test_every_part_of_the_policy_is_shown_and_bounded(model_owner: User) -> Non
         ("max_batch_samples", 0),
         ("min_forgetting", 3),
         ("time_limit_seconds", 0),
+        ("keep_days", 3651),
         ("max_forgotten_share", 0),
         ("window", 1),
     ):

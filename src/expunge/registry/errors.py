@@ -101,6 +101,24 @@ class NotSealed(Conflict):
     slug, title = "dataset-not-sealed", "Data set is not sealed"
 
 
+class CheckpointDestroyed(Conflict):
+    """A checkpoint is needed whose weights were destroyed, since they held what was forgotten."""
+
+    slug, title = "checkpoint-destroyed", "Checkpoint destroyed"
+
+
+class DatasetDeleted(Conflict):
+    """A data set is needed whose samples its owner deleted."""
+
+    slug, title = "dataset-deleted", "Data set deleted"
+
+
+class DatasetInUse(Conflict):
+    """A data set cannot be deleted yet; `held_by` says what needs it."""
+
+    slug, title = "dataset-in-use", "Data set is in use"
+
+
 class IdempotencyConflict(Invalid):
     """The Idempotency-Key was used before with another body."""
 

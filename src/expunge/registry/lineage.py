@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.registry import lifecycles
-from expunge.registry.lifecycles import RequestState
+from expunge.registry.lifecycles import CheckpointState, RequestState
 from expunge.registry.tables import (
     Checkpoint,
     CheckpointDataset,
@@ -29,6 +29,7 @@ def base_for_unlearning(session: Session, model: Model) -> Checkpoint:
         .where(
             Checkpoint.model_id == model.id,
             Checkpoint.parent_id.is_not(None),
+            Checkpoint.state == CheckpointState.READY,
             Checkpoint.problem.is_(None),
         )
         .order_by(Checkpoint.id.desc())
@@ -94,3 +95,20 @@ def owed(session: Session, checkpoint: Checkpoint) -> list[str]:
             )
         )
     )
+
+
+def asked_of(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """Ids of the completed requests to the checkpoint's model about data that the checkpoint holds."""
+    held = select(CheckpointDataset.dataset_id).where(
+        CheckpointDataset.checkpoint_id == checkpoint.id, ~CheckpointDataset.forgotten
+    )
+    asked = (
+        select(Request.id)
+        .join(RequestDataset, RequestDataset.request_id == Request.id)
+        .where(
+            Request.model_id == checkpoint.model_id,
+            Request.state == RequestState.COMPLETED,
+            RequestDataset.dataset_id.in_(held),
+        )
+    )
+    return sorted(set(session.scalars(asked)))

@@ -76,6 +76,15 @@ class Swept:
 
 
 @dataclass(frozen=True, slots=True)
+class Destroyed:
+    """Of the objects that were to be destroyed: gone for sure, kept since a row names them, or not gone yet."""
+
+    gone: list[str]
+    named: list[str]
+    waiting: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """An object that a row names (table and id) and that cannot be used."""
 
@@ -197,6 +206,39 @@ def sweep(sessions: Sessions, store: ObjectStore, *, grace_seconds: float) -> Sw
     removed = _remove_condemned(sessions, store)
     _forget_notes(sessions, grace_seconds)
     return Swept(removed, kept)
+
+
+def destroy(sessions: Sessions, store: ObjectStore, keys: Collection[str]) -> Destroyed:
+    """Remove these objects now, without a grace period, and look whether they are gone.
+
+    Whoever is about to name the same bytes is told to send them again; what a running attempt is
+    storing waits. May be repeated, and done by several at once.
+
+    Raises:
+        StoreUnavailable: some may be gone, what is condemned stays so; do it again.
+    """
+    there = [key for key in sorted(set(keys)) if not _is_missing(store, key)]
+    for batch in _batches(there):
+        _condemn(sessions, batch, grace_seconds=0)
+    with sessions() as session:
+        named = references.named(session, there)
+        condemned = session.scalars(
+            select(PendingObject.key).where(PendingObject.key.in_(there), _removed())
+        ).all()
+    deleted = []
+    try:
+        for key in sorted(set(condemned) - named):
+            store.delete(key)
+            if _is_missing(store, key):
+                deleted.append(key)
+    finally:
+        _record_gone(sessions, deleted)
+    gone = set(keys) - set(there) | set(deleted)
+    return Destroyed(sorted(gone), sorted(named), sorted(set(there) - gone - named))
+
+
+def _is_missing(store: ObjectStore, key: str) -> bool:
+    return _problem(store, key, deep=False) == "missing"
 
 
 def _batches(keys: Iterable[str]) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BATCH_WINDOW_SECONDS = 86_400
 MAX_TIME_LIMIT_SECONDS = 30 * 86_400
+MAX_KEEP_DAYS = 3650
 
 
 class Policy(BaseModel):
@@ -53,6 +54,13 @@ class Policy(BaseModel):
         gt=0,
         le=MAX_TIME_LIMIT_SECONDS,
         description="Of a training job, all its attempts together; the operator's limit counts too.",
+    )
+    keep_days: int = Field(
+        default=30,
+        ge=0,
+        le=MAX_KEEP_DAYS,
+        description="How long audits find a checkpoint that holds what was forgotten on request, from "
+        "when a head without it came into force; then it is destroyed. 0: at once.",
     )
     max_forgotten_share: float = Field(
         default=0.3,

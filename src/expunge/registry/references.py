@@ -18,12 +18,14 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from expunge.registry.database import Sessions
-from expunge.registry.lifecycles import JobState
+from expunge.registry.lifecycles import CheckpointState, JobState
 from expunge.registry.tables import Audit, Checkpoint, Comparison, Dataset, Encoding, Job, Shard
 
 LIVE = (JobState.RUNNING, JobState.EVALUATING)
 UNFINISHED = (JobState.QUEUED, *LIVE)
 """Jobs in other states never go on from their snapshot."""
+ENDED = (CheckpointState.DESTROYING, CheckpointState.DESTROYED)
+"""Checkpoints in these states keep their keys, but name nothing any more."""
 STRINGS = 'strict $.** ? (@.type() == "string")'
 """JSON path of every string of a document, however deep."""
 PAGE = 1000
@@ -65,7 +67,11 @@ def _is_document(column: InstrumentedAttribute[Any]) -> bool:
 
 def _counts(column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     there = column.is_not(None)
-    return there & Job.state.in_(UNFINISHED) if column.class_ is Job else there
+    if column.class_ is Job:
+        return there & Job.state.in_(UNFINISHED)
+    if column.class_ is Checkpoint:
+        return there & Checkpoint.state.not_in(ENDED)
+    return there
 
 
 def every(sessions: Sessions) -> Iterator[tuple[str, str]]:

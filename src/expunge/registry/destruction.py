@@ -1,0 +1,110 @@
+"""The end of checkpoints and data sets: their objects are deleted, looked for, and only then said to be gone.
+
+Who begins a destruction unnames the objects and notes them (`doom`) in one transaction. Whatever
+happens then, a crash or a store that is away, the next `finish` goes on, and one of them logs the end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from expunge.registry import lineage, log, orphans
+from expunge.registry.database import Sessions
+from expunge.registry.ids import Prefix
+from expunge.registry.lifecycles import CheckpointState, DatasetState
+from expunge.registry.objects import ObjectStore
+from expunge.registry.tables import Checkpoint, Dataset, DoomedObject
+from expunge.registry.transitions import StateChanged, move
+
+KEPT_OBJECT = "the same bytes are named by something else as well"
+"""Why an object of a destroyed checkpoint or data set is still there."""
+CHECKPOINT_DESTROYED = "checkpoint-destroyed"
+"""The event of a request: a checkpoint that held its data is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Ids of the checkpoints and data sets whose end was recorded, and of those that wait for the store."""
+
+    ended: list[str]
+    waiting: list[str]
+
+
+def doom(session: Session, subject_id: str, keys: Iterable[str]) -> None:
+    """Note the objects of a checkpoint or data set that the same transaction unnames."""
+    rows = [{"subject_id": subject_id, "key": key} for key in sorted(set(keys))]
+    if rows:
+        session.execute(insert(DoomedObject).values(rows).on_conflict_do_nothing())
+
+
+def finish_all(sessions: Sessions, store: ObjectStore) -> Ended:
+    """Finish every destruction that has begun; any number may do so at once, and one logs each end.
+
+    Raises:
+        StoreUnavailable: the next time goes on.
+    """
+    with sessions() as session:
+        begun = [
+            *session.scalars(
+                select(Checkpoint.id).where(Checkpoint.state == CheckpointState.DESTROYING)
+            ),
+            *session.scalars(select(Dataset.id).where(Dataset.state == DatasetState.DELETING)),
+        ]
+    found = {each: finish(sessions, store, each) for each in sorted(begun)}
+    return Ended(
+        [each for each, over in found.items() if over],
+        [each for each, over in found.items() if not over],
+    )
+
+
+def finish(sessions: Sessions, store: ObjectStore, subject_id: str) -> bool:
+    """Delete what is left of a destruction that has begun, and record its end; whether it is over.
+
+    An object that something else names as well stays, and the log says so. One that a running
+    attempt is storing this moment is waited for.
+
+    Raises:
+        StoreUnavailable: the next time goes on.
+    """
+    with sessions() as session:
+        keys = session.scalars(
+            select(DoomedObject.key).where(DoomedObject.subject_id == subject_id)
+        ).all()
+    outcome = orphans.destroy(sessions, store, keys)
+    if outcome.waiting:
+        return False
+    with sessions.begin() as session:
+        session.execute(delete(DoomedObject).where(DoomedObject.subject_id == subject_id))
+        try:
+            _record(session, subject_id, outcome)
+        except StateChanged:
+            return True
+    return True
+
+
+def _record(session: Session, subject_id: str, outcome: orphans.Destroyed) -> None:
+    told: dict[str, Any] = {"objects": len(outcome.gone)}
+    if outcome.named:
+        told |= {"kept": len(outcome.named), "why_kept": KEPT_OBJECT}
+    if subject_id.startswith(f"{Prefix.DATASET}_"):
+        dataset = session.get_one(Dataset, subject_id)
+        told["digest"] = dataset.digest
+        move(session, dataset, DatasetState.DELETED, detail=told, deleted_at=func.now())
+        return
+    checkpoint = session.get_one(Checkpoint, subject_id)
+    told |= {"digest": checkpoint.digest, "release_digest": checkpoint.release_digest}
+    reason = "holds data that was forgotten on request"
+    move(
+        session,
+        checkpoint,
+        CheckpointState.DESTROYED,
+        reason=reason,
+        detail=told,
+        destroyed_at=func.now(),
+    )
+    for request_id in lineage.asked_of(session, checkpoint):
+        log.append(session, log.SERVICE, request_id, CHECKPOINT_DESTROYED, reason=reason)
