@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from expunge.evidence.audit.alignment import self_alignment
 from expunge.unlearning.metrics import neighbours as module
-from expunge.unlearning.metrics.alignment import self_alignment
 from expunge.unlearning.metrics.neighbours import (
     alignment_losses,
     neighbour_predictions,

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 from sqlalchemy import select
 
+from expunge.evidence.audit import AuditReport
 from expunge.registry import audits, orphans
 from expunge.registry.jobs import Lease
 from expunge.registry.tables import Audit, Checkpoint, Dataset, Model
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import audit
-from expunge.unlearning.audit_report import AuditReport
 from expunge.unlearning.data.image_set import ImageSet, load_shards
 from expunge.unlearning.frameworks import Learner
 from expunge.worker import pictures
@@ -62,7 +62,7 @@ class Auditor:
             self._learner(plan.before, held),
             self._learner(plan.after, held),
             self._own(plan.own, size, held),
-            self._control(plan.control, size, held) if plan.control else None,
+            control=self._control(plan.control, size, held) if plan.control else None,
             views=plan.asked["views"],
             seed=plan.asked["seed"],
             matrix_size=plan.asked["matrix_size"],

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from expunge.evidence.audit.report import Group
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import audit
-from expunge.unlearning.audit_report import Group
 from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.errors import EmptySetError, SnapshotMismatch
@@ -100,7 +100,7 @@ def _measured(
             before,
             after,
             _draw(forget, task.seed),
-            kept,
+            control=kept,
             views=EVALUATION_VIEWS,
             seed=task.seed,
             device=task.device,

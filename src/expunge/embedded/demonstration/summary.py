@@ -105,11 +105,11 @@ def explanation(reports: list[AuditReport]) -> list[str]:
         "before. Negative alignment: how alike different photos of one owner look to it."
     )
     sentences = [terms]
-    detected = sum(report.verdict.code == "change_detected" for report in reports)
+    detected = sum(report.verdict.code == "forgotten" for report in reports)
     sentences.append(
-        f"For {detected} of {len(reports)} owners the audit sees that the encoder changed on their "
-        "photos in another way than on control photos, which it was never trained on and nobody "
-        "asked to forget. These change too: a heat map alone is no evidence."
+        f"For {detected} of {len(reports)} owners the audit finds that the encoder changed on their "
+        "photos in another way than on photos that it kept. These change too: a heat map alone is "
+        "no evidence."
     )
     sentences += [_about(level, reports) for level in ("encoder", "projector")]
     sentences.append(
@@ -140,7 +140,7 @@ def _about(level: str, reports: list[AuditReport]) -> str:
 def _excludes_zero(look: Difference | None) -> bool:
     if look is None or look.interval is None:
         return False
-    low, high = look.adjusted_interval or look.interval
+    low, high = look.interval
     return low > 0 or high < 0
 
 

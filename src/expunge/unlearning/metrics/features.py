@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge.evidence.audit.alignment import self_alignment
 from expunge.unlearning.data.augmentation import crop_and_flip
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.randomness import mix, uniforms
@@ -19,7 +20,6 @@ from expunge.unlearning.data.views import Views, normalise
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.frameworks.architectures import lay_out
 from expunge.unlearning.hardware import seeded
-from expunge.unlearning.metrics.alignment import self_alignment
 
 BATCH_IMAGES = 512
 

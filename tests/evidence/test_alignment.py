@@ -2,16 +2,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from expunge.unlearning.metrics.alignment import (
+from expunge.evidence.audit.alignment import (
     alignment_matrix,
+    caption_alignment,
+    caption_cosines,
+    cross_alignment,
     off_diagonal,
     self_alignment,
-)
-from expunge.unlearning.metrics.bootstrap import (
-    percentile_interval,
-    resampled_means,
-    resampled_pair_means,
-    resampling_weights,
+    view_cosines,
 )
 
 
@@ -68,38 +66,28 @@ def test_negative_alignment_leaves_the_diagonal_out() -> None:
     assert off_diagonal(np.array([[9.0, 1.0], [2.0, 9.0]])).tolist() == [1.0, 2.0]
 
 
-def test_resampled_pair_means_equal_the_loop_over_drawn_pairs() -> None:
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(size=(4, 4))
-    matrix += matrix.T
-    weights = resampling_weights(4, 20, rng)
-    for weight, ours in zip(weights, resampled_pair_means(matrix, weights), strict=True):
-        drawn = np.repeat(np.arange(4), weight.astype(int))
-        pairs = [matrix[i, j] for i in drawn for j in drawn if i != j]
-        assert ours == pytest.approx(np.mean(pairs), nan_ok=True)
+@pytest.mark.parametrize("views", [2, 5])
+def test_alignment_with_other_samples_leaves_equal_view_numbers_out(views: int) -> None:
+    f, g = outputs(views, 3), outputs(views, 4, seed=1)
+    slow = np.zeros((3, 4))
+    for i in range(3):
+        for j in range(4):
+            pairs = [float(f[v, i] @ g[w, j]) for v in range(views) for w in range(views) if v != w]
+            slow[i, j] = sum(pairs) / len(pairs)
+    np.testing.assert_allclose(cross_alignment(f, g), slow, atol=1e-12)
 
 
-def test_intervals_of_means_cover_the_truth_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(1)
-    trials = 300
-    covered = 0
-    for _ in range(trials):
-        values = rng.normal(size=40)
-        draws = resampled_means(values, resampling_weights(40, 400, rng))
-        low, high = percentile_interval(draws, 0.95)
-        covered += low <= 0 <= high
-    assert 0.90 <= covered / trials <= 0.985
+def test_cosines_of_views_are_those_of_each_pair() -> None:
+    f = outputs(4, 3)
+    slow = [[f[v, i] @ f[w, i] for v in range(4) for w in range(v + 1, 4)] for i in range(3)]
+    np.testing.assert_allclose(view_cosines(f), slow, atol=1e-12)
+    np.testing.assert_allclose(view_cosines(f).mean(1), np.diagonal(alignment_matrix(f)))
 
 
-def test_intervals_of_pair_means_cover_the_truth_although_pairs_share_samples() -> None:
-    """Entries a_i + a_j: as dependent as they come. Resampling pairs would cover far too rarely."""
-    rng = np.random.default_rng(2)
-    trials = 300
-    covered = 0
-    for _ in range(trials):
-        effects = rng.normal(size=30)
-        matrix = effects[:, None] + effects[None, :]
-        draws = resampled_pair_means(matrix, resampling_weights(30, 400, rng))
-        low, high = percentile_interval(draws, 0.95)
-        covered += low <= 0 <= high
-    assert 0.90 <= covered / trials <= 0.985
+def test_images_are_held_against_captions_over_all_views() -> None:
+    images, captions = outputs(3, 4), outputs(1, 4, seed=1)[0]
+    slow = [[np.mean([v[i] @ captions[j] for v in images]) for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(caption_alignment(images, captions), slow, atol=1e-12)
+    own = caption_cosines(images, captions)
+    assert own.shape == (4, 3)
+    np.testing.assert_allclose(own.mean(1), np.diagonal(slow), atol=1e-12)

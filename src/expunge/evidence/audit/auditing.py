@@ -1,0 +1,146 @@
+"""The audit: from outputs of own, retained and control samples to a report.
+
+Pure arithmetic that anybody can repeat on outputs of their own samples. Never puts a retained or
+control sample's key or own score into the report.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from expunge.evidence.audit.groups import Measured, contrast, measure_all, measure_reference, shown
+from expunge.evidence.audit.looks import Pool
+from expunge.evidence.audit.outputs import Level, Outputs, Reference
+from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
+from expunge.evidence.audit.placing import null_quantiles
+from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
+from expunge.evidence.audit.report import AuditReport, LevelReport, LookResult, Test
+from expunge.evidence.audit.verdict import ALPHA, HYPOTHESIS, MIN_REFERENCE, verdict
+
+CONFIDENCE = 0.95
+
+
+def audit(
+    own: Mapping[Level, Outputs],
+    keys: Sequence[str],
+    retained: Reference | None = None,
+    control: Reference | None = None,
+    *,
+    seed: int = 0,
+    matrix_size: int = 64,
+    confidence: float = CONFIDENCE,
+) -> AuditReport:
+    """Hold N own samples against samples that the model kept, and others that it never saw.
+
+    own: outputs per level, all of the same samples; keys: their N names; retained: samples that both
+    models were trained on, none of them the owner's; control: samples that neither was trained on.
+    All under the same number of views and the same levels. Equal input gives equal numbers.
+
+    Per level: forgetting score (eq. 2) and negative alignment with bootstrap intervals
+    (`Resamples`); over all levels a permutation test of own among retained samples (`permute`), its
+    power against an exact retrain, and a test of membership. Raises ValueError for keys that do not
+    fit, or references with other levels or views.
+    """
+    first = next(iter(own.values()))
+    _check(own, keys, [each for each in (retained, control) if each is not None])
+    if retained is not None and len(retained) < MIN_REFERENCE:
+        retained = None
+    rng = np.random.default_rng([seed, 2])
+    n = len(first.chosen)
+    test = power = quantiles = None
+    if retained is not None:
+        outcome = _permuted(own, retained, rng)
+        test = _test(outcome, n, len(retained))
+        quantiles = null_quantiles(retained, n, rng)
+        if control is not None:
+            power = power_against_retrain(outcome, n, retrain_effect(retained, control))
+    groups = {
+        "own": measure_all(own, confidence),
+        "retained": measure_reference(retained, confidence) if retained else {},
+        "control": measure_reference(control, confidence) if control else {},
+    }
+    largest = max(outputs.largest_change() for outputs in own.values())
+    index = np.sort(rng.permutation(n)[:matrix_size])
+    return AuditReport(
+        levels={level: _level(level, own[level], keys, groups, confidence) for level in own},
+        n_own=len(first),
+        n_retained=len(retained) if retained else 0,
+        n_control=len(control) if control else 0,
+        views=first.views,
+        seed=seed,
+        confidence=confidence,
+        verdict=verdict(largest, len(first), test, power),
+        test=test,
+        power=power,
+        membership=None if control is None else membership(own, control, rng),
+        null_quantiles=quantiles,
+        matrices={level: shown(outputs.matrices, index) for level, outputs in own.items()},
+        matrix_keys=[keys[i] for i in first.chosen[index]],
+    )
+
+
+def _check(
+    own: Mapping[Level, Outputs], keys: Sequence[str], references: Sequence[Reference]
+) -> None:
+    samples = {len(outputs) for outputs in own.values()}
+    if samples != {len(keys)}:
+        raise ValueError(f"{len(keys)} keys for {sorted(samples)} samples")
+    views = {outputs.views for outputs in own.values()}
+    for reference in references:
+        views |= {outputs.views for outputs in reference.levels.values()}
+        if set(reference.levels) != set(own):
+            raise ValueError("own and reference outputs are of different levels")
+    if len(views) > 1:
+        raise ValueError("own and reference outputs are of different numbers of views")
+
+
+def _permuted(
+    own: Mapping[Level, Outputs], retained: Reference, rng: np.random.Generator
+) -> Outcome:
+    pools = {level: Pool.of(own[level], retained.levels[level]) for level in own}
+    first = next(iter(own))
+    sizes = (len(own[first].chosen), len(retained.levels[first].chosen))
+    return permute(pools, plain_draws(*sizes, rng))
+
+
+def _test(outcome: Outcome, n: int, reference: int) -> Test:
+    means, spreads = outcome.values.mean(axis=0), outcome.values.std(axis=0)
+    return Test(
+        hypothesis=HYPOTHESIS,
+        alpha=ALPHA,
+        p=outcome.p,
+        n=n,
+        n_reference=reference,
+        draws=len(outcome.values) - 1,
+        reference="plain",
+        looks=[
+            LookResult(
+                level=level,
+                statistic=look.name,
+                alternative=look.alternative,
+                value=float(outcome.values[0, k]),
+                null_mean=float(means[k]),
+                null_std=float(spreads[k]),
+                p=outcome.adjusted_p(k),
+            )
+            for k, (level, look) in enumerate(outcome.looks)
+        ],
+    )
+
+
+def _level(
+    level: Level,
+    outputs: Outputs,
+    keys: Sequence[str],
+    groups: Mapping[str, Mapping[Level, Measured]],
+    confidence: float,
+) -> LevelReport:
+    own, retained, control = (groups[name].get(level) for name in ("own", "retained", "control"))
+    assert own is not None  # noqa: S101
+    return LevelReport(
+        own=own.group,
+        per_sample=dict(zip(keys, outputs.scores.tolist(), strict=True)),
+        retained=retained.group if retained else None,
+        control=control.group if control else None,
+        contrast=contrast(own, control, confidence) if control else None,
+    )

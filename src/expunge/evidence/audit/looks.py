@@ -1,0 +1,112 @@
+"""What the test looks at: statistics of a draw of samples that depend on no label.
+
+A look assigns numbers to samples, or to pairs of them, of a pool in which own and retained samples
+stand side by side; its statistic is their mean over a draw. It never knows which samples are whose:
+that is what makes the permutation test exact, whatever the look.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.evidence.audit.outputs import Floats, Outputs
+from expunge.evidence.audit.report import Alternative, StatisticName
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """(N, N) alignment matrices of own samples, then reference samples, at one level."""
+
+    before: Floats
+    after: Floats
+
+    @staticmethod
+    def of(own: Outputs, reference: Outputs) -> "Pool":
+        """Computes own and cross alignments; the reference's matrices are kept with it."""
+        sides = zip(
+            (own.before, own.after),
+            (reference.before, reference.after),
+            own.matrices,
+            reference.matrices,
+            strict=True,
+        )
+        before, after = (
+            _bordered(own_matrix, side.against(other), other_matrix)
+            for side, other, own_matrix, other_matrix in sides
+        )
+        return Pool(before, after)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One statistic.
+
+    measure: a pool's (N,) numbers of samples, or, if `paired`, its (N, N) numbers of pairs.
+    """
+
+    name: StatisticName
+    alternative: Alternative
+    paired: bool
+    measure: Callable[[Pool], Array]
+
+
+def _forgetting_scores(pool: Pool) -> Array:
+    scores: Array = np.diagonal(pool.before).astype(np.float64) - np.diagonal(pool.after)
+    return scores
+
+
+def _changes(pool: Pool) -> Array:
+    return (pool.after - pool.before).astype(np.float64)
+
+
+LOOKS = (
+    Look("forgetting_score", "greater", paired=False, measure=_forgetting_scores),
+    Look("negative_alignment_change", "two-sided", paired=True, measure=_changes),
+)
+
+
+def draw_means(look: Look, measured: Array, draws: NDArray[np.int64]) -> Array:
+    """(B,) the look's statistic of each of (B, n) draws; pairs need n >= 2."""
+    if not look.paired:
+        means: Array = measured[draws].mean(axis=1)
+        return means
+    size = draws.shape[1]
+    bare = measured.copy()
+    np.fill_diagonal(bare, 0)
+    sums = _gathered(bare, draws) if size**2 < len(bare) * 2 else _multiplied(bare, draws)
+    pairs: Array = sums / (size * (size - 1))
+    return pairs
+
+
+CHUNK_NUMBERS = 4_000_000
+"""Gathered or multiplied at a time: 32 MB."""
+
+
+def _gathered(matrix: Array, draws: NDArray[np.int64]) -> Array:
+    """(B,) sums of the matrix over all pairs of each draw, looked up one by one."""
+    chunk = max(1, CHUNK_NUMBERS // draws.shape[1] ** 2)
+    parts = [
+        matrix[part[:, :, None], part[:, None, :]].sum(axis=(1, 2))
+        for part in (draws[i : i + chunk] for i in range(0, len(draws), chunk))
+    ]
+    return np.concatenate(parts)
+
+
+def _multiplied(matrix: Array, draws: NDArray[np.int64]) -> Array:
+    """The same with indicators as a matrix product: cheaper for large draws."""
+    chunk = max(1, CHUNK_NUMBERS // len(matrix))
+    parts = []
+    for start in range(0, len(draws), chunk):
+        part = draws[start : start + chunk]
+        drawn = np.zeros((len(part), len(matrix)), np.float32)
+        np.put_along_axis(drawn, part, 1, axis=1)
+        parts.append(((drawn @ matrix.astype(np.float32)) * drawn).sum(axis=1, dtype=np.float64))
+    return np.concatenate(parts)
+
+
+def _bordered(own: Floats, cross: Floats, reference: Floats) -> Floats:
+    return np.block([[own, cross], [cross.T, reference]]).astype(np.float32, copy=False)

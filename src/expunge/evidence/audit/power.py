@@ -1,0 +1,89 @@
+"""What the control tells: how large an honest effect is, how likely this audit finds it, and whether
+own samples still look trained on. Never decides."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.evidence.audit.outputs import Level, Outputs, Reference
+from expunge.evidence.audit.permutation import Outcome, p_of_largest, plain_draws, studentised
+from expunge.evidence.audit.report import Membership, Power
+from expunge.evidence.audit.verdict import ALPHA, TARGET_POWER
+
+Array = NDArray[np.float64]
+
+MAX_SAMPLES_NEEDED = 1_000_000
+
+
+def power_against_retrain(outcome: Outcome, n: int, effect: Mapping[Level, float]) -> Power:
+    """Share of permutation draws found, were the effect added to their forgetting scores.
+
+    The draws stand for what n samples do by chance; for other n the effect counts sqrt(n) times as
+    much against them. Looks other than the forgetting score are taken to gain nothing.
+    """
+    spread = outcome.values.std(axis=0)
+    gain = [
+        effect[level] if look.name == "forgetting_score" else 0.0 for level, look in outcome.looks
+    ]
+    shift = np.divide(gain, spread, out=np.zeros(len(spread)), where=spread > 0)
+    most = np.sort(outcome.most_extreme)[::-1]
+    tail = int(ALPHA * len(most))
+    bar = most[max(tail, 1) - 1]
+
+    def power(samples: int) -> float:
+        shifted = outcome.z[1:] + shift * np.sqrt(samples / n)
+        return float(np.mean(shifted.max(axis=1) >= bar))
+
+    return Power(
+        effect=dict(effect),
+        power=power(n) if tail else 0.0,
+        target=TARGET_POWER,
+        samples_needed=_fewest(power, n) if shift.max() > 0 else None,
+    )
+
+
+def retrain_effect(retained: Reference, control: Reference) -> dict[Level, float]:
+    """Per level: self-alignment after, mean of retained minus mean of control samples.
+
+    After an exact retrain own samples are to the encoder what the control is, and before it they
+    were what the retained are: so much lower their self-alignment would be than that of these.
+    """
+    return {
+        level: float(outputs.after.aligned.mean() - control.levels[level].after.aligned.mean())
+        for level, outputs in retained.levels.items()
+    }
+
+
+def membership(
+    own: Mapping[Level, Outputs], control: Reference, rng: np.random.Generator
+) -> Membership:
+    """Permutation test of own against control samples on self-alignment under the encoder after."""
+    levels = list(own)
+    groups = [
+        (own[level].after.aligned[own[level].chosen], control.levels[level].after.aligned)
+        for level in levels
+    ]
+    draws = plain_draws(len(groups[0][0]), len(control), rng)
+    values = np.stack([np.concatenate(pair)[draws].mean(axis=1) for pair in groups], axis=1)
+    z = studentised(values, [False] * len(levels))
+    return Membership(
+        p=p_of_largest(z.max(axis=1)),
+        difference={
+            level: float(mine.mean() - theirs.mean())
+            for level, (mine, theirs) in zip(levels, groups, strict=True)
+        },
+    )
+
+
+def _fewest(power: Callable[[int], float], n: int) -> int | None:
+    """Smallest number of samples with the target power; `power` grows with it."""
+    low, high = 0, n
+    while power(high) < TARGET_POWER:
+        low, high = high, high * 2
+        if high > MAX_SAMPLES_NEEDED:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= TARGET_POWER else (middle, high)
+    return high
