@@ -1,0 +1,158 @@
+"""The erasure certificate: what a signed statement about a removal says. Never checks one, never signs one."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.evidence.succession import KnownKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://expunge.dev/erasure-certificate/v1"
+RELEASE = "/release"
+"""After a checkpoint's id: the part of it that may leave the service."""
+
+
+class Part(BaseModel):
+    """Base: members that a later edition adds are signed, and read by whoever knows them."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, strict=True)
+
+
+class Subject(Part):
+    """A file that the statement is about, by its digest (in-toto)."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Dataset(Part):
+    """What was forgotten; `digest` is SHA-256 over the index of all samples."""
+
+    id: str
+    digest: str
+    samples: int
+
+
+class Checkpoint(Part):
+    """Weights by the SHA-256 of their files: complete, and the part that may leave the service."""
+
+    id: str
+    digest: str
+    release_digest: str
+
+
+class Utility(Part):
+    """Contrastive accuracy on retained samples, in [0, 1]."""
+
+    before: float | None
+    after: float
+
+
+class Metrics(Part):
+    """What was measured of the whole removal, as far as it tells nothing of other owners."""
+
+    seconds: float
+    utility: Utility | None
+
+
+class Exposure(Part):
+    """When the removal was asked for, done, and in force. ISO 8601, UTC."""
+
+    requested_at: str
+    completed_at: str
+    effective_at: str | None
+    """When a head without the data was first in force; none: not when this was written."""
+
+
+class Audit(Part):
+    """The audit that this certificate relies on; `report_sha256` is that of its canonical JSON."""
+
+    id: str
+    kind: Literal["protocol", "owner"]
+    """Made by the service as its protocol says, or asked for by the owner."""
+    created_at: str
+    verdict: str | None
+    statistics: dict[str, Any] | None
+    report_sha256: str
+
+
+class LogPosition(Part):
+    """The log's row of the completion, complete, and the proof that it is in the log of a signed head."""
+
+    row: dict[str, Any]
+    position: int
+    inclusion: list[str]
+    """Hashes from the leaf to the root, hexadecimal (RFC 9162)."""
+    head: dict[str, Any]
+    """DSSE envelope of the tree head."""
+
+
+class Run(Part):
+    """SHA-256 of the canonical run manifest, by which the model's owner lets a third party replay the run."""
+
+    job_id: str
+    manifest_sha256: str
+
+
+class Issuer(Part):
+    """Who signs, and how that key follows from those before it, the first one first."""
+
+    key_id: str
+    keys: list[KnownKey]
+
+
+class Predicate(Part):
+    """What was done."""
+
+    certificate_id: str
+    edition: int
+    issued_at: str
+    request_id: str
+    owner_id: str
+    model_id: str
+    datasets: list[Dataset]
+    method: str
+    params: dict[str, Any]
+    seed: str
+    """Decimal: readers of JSON round large numbers."""
+    base: Checkpoint
+    result: Checkpoint
+    metrics: Metrics
+    exposure: Exposure
+    audit: Audit | None
+    run: Run | None
+    log: LogPosition
+    issuer: Issuer
+
+
+class Statement(Part):
+    """An in-toto statement (v1) whose subjects are the result's files."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: list[Subject]
+    predicate_type: Literal["https://expunge.dev/erasure-certificate/v1"] = Field(
+        alias="predicateType"
+    )
+    predicate: Predicate
+
+
+def statement(predicate: Predicate) -> Statement:
+    """The statement about the predicate's result."""
+    return Statement(
+        type=STATEMENT_TYPE,
+        subject=subjects(predicate.result),
+        predicate_type=PREDICATE_TYPE,
+        predicate=predicate,
+    )
+
+
+def subjects(result: Checkpoint) -> list[Subject]:
+    """A checkpoint's files as in-toto names them."""
+    return [
+        Subject(name=name, digest={"sha256": digest.removeprefix("sha256:")})
+        for name, digest in (
+            (result.id, result.digest),
+            (result.id + RELEASE, result.release_digest),
+        )
+    ]

@@ -1,0 +1,202 @@
+"""Checks an erasure certificate link by link, with nothing but files. Never asks a service, never trusts one."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from expunge.evidence import heads
+from expunge.evidence.canonical import canonical
+from expunge.evidence.certificate import PAYLOAD_TYPE, Predicate, Statement, subjects
+from expunge.evidence.chain import ROW_MEMBERS, Row
+from expunge.evidence.merkle import HASH_BYTES, BadProof, check_inclusion
+from expunge.evidence.signing import BadSignature, PublicKey, signed_by, unverified, verify
+from expunge.evidence.succession import follow
+
+Status = Literal["OK", "BROKEN", "NOT CHECKED"]
+Found = tuple[str, Any]
+"""Of a link that holds: what it is in words, and what was found by following it."""
+COMPLETED = "completed"
+"""The log's event of a request that was carried out."""
+
+
+class Broken(ValueError):
+    """A link does not hold; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One thing that has to hold for the certificate to prove what it says."""
+
+    name: str
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What there is beside the certificate."""
+
+    key: PublicKey | None = None
+    """The public key that whoever checks has kept: of the certificate's issuer, or one before it."""
+    checkpoint_sha256: str | None = None
+    """Hexadecimal, of a file that is said to be one of the certificate's checkpoints."""
+    rows: Sequence[Any] | None = None
+    """Rows of the log as the service shows them to their party."""
+
+
+def verified(data: bytes, given: Given) -> list[Link]:
+    """Every link of a certificate file and its state; the list ends early where nothing more can be read.
+
+    Raises nothing for what the file or the rows hold: damage is an answer here.
+    """
+    links: list[Link] = []
+    envelope = _held(links, "envelope", partial(_envelope, data))
+    statement = envelope and _held(links, "statement", partial(_statement, envelope))
+    if not envelope or not statement:
+        return links
+    told = statement.predicate
+    if given.key is None:
+        message = (
+            f"signed with key {told.issuer.key_id}; whether that is the service's key, only a "
+            "public key that you have from elsewhere can tell"
+        )
+        links.append(Link("key", "NOT CHECKED", message))
+    else:
+        _held(links, "key", partial(_key, told, given.key))
+    _held(links, "signature", partial(_signature, envelope, told))
+    _held(links, "tree head", partial(_tree_head, told))
+    _held(links, "inclusion", partial(_inclusion, told))
+    if given.rows is not None:
+        _held(links, "log rows", partial(_rows, told, given.rows))
+    if given.checkpoint_sha256 is not None:
+        _held(links, "checkpoint", partial(_checkpoint, told, given.checkpoint_sha256))
+    return links
+
+
+def _held(links: list[Link], name: str, check: Callable[[], Found]) -> Any:
+    """What the check found, if its link holds; its state is added to the links."""
+    try:
+        message, found = check()
+    except (Broken, BadSignature, BadProof) as error:
+        links.append(Link(name, "BROKEN", str(error)))
+        return None
+    links.append(Link(name, "OK", message))
+    return found
+
+
+def _envelope(data: bytes) -> Found:
+    envelope = _json(data.removesuffix(b"\n"), "the file")
+    key_id = signed_by(envelope)
+    return f"one DSSE envelope, signed as key {key_id!r}", envelope
+
+
+def _statement(envelope: Any) -> Found:
+    payload = _json(unverified(envelope), "what the envelope holds")
+    try:
+        statement = Statement.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "/".join(str(part) for part in first["loc"])
+        raise Broken(f"this is no erasure certificate: {place}: {first['msg']}") from error
+    told = statement.predicate
+    if statement.subject != subjects(told.result):
+        raise Broken("the subjects are not the files of the result that is certified")
+    row = told.log.row
+    if (row.get("subject_id"), row.get("event")) != (told.request_id, COMPLETED):
+        raise Broken(f"the row of the log is not that of {told.request_id!r} being completed")
+    message = (
+        f"{told.certificate_id} (edition {told.edition}, {told.issued_at}): {told.request_id} "
+        f"made {told.model_id} forget {len(told.datasets)} data sets by {told.method}"
+    )
+    return message, statement
+
+
+def _key(told: Predicate, pinned: PublicKey) -> Found:
+    trusted = follow(pinned, told.issuer.keys)
+    if trusted[-1].id != told.issuer.key_id:
+        raise Broken(f"the issuer's key {told.issuer.key_id!r} is not the last of the succession")
+    steps = len(trusted) - 1
+    how = "your key" if not steps else f"follows from your key by {steps} successions"
+    return f"{told.issuer.key_id}: {how}", True
+
+
+def _signature(envelope: Any, told: Predicate) -> Found:
+    key = told.issuer.keys[-1].parsed() if told.issuer.keys else None
+    if key is None or key.id != told.issuer.key_id:
+        raise Broken(f"the issuer's key {told.issuer.key_id!r} is not in the certificate")
+    verify(envelope, [key], PAYLOAD_TYPE)
+    return "matches the content", True
+
+
+def _tree_head(told: Predicate) -> Found:
+    """The issuer, who signed the certificate, vouches for the keys before its own."""
+    head = heads.opened(told.log.head, [known.parsed() for known in told.issuer.keys])
+    return f"of {head.size} rows at {head.at}, signed", True
+
+
+def _inclusion(told: Predicate) -> Found:
+    try:
+        head = heads.Head.parse(unverified(told.log.head))
+        path = [bytes.fromhex(each) for each in told.log.inclusion]
+    except ValueError as error:
+        raise Broken(f"the proof cannot be read: {error}") from error
+    if any(len(each) != HASH_BYTES for each in path):
+        raise Broken(f"a hash of the proof is not {HASH_BYTES} bytes long")
+    check_inclusion(_leaf(told.log.row), told.log.position, head.size, path, head.root_hash)
+    return f"row {told.log.row['seq']} is leaf {told.log.position} of that log", True
+
+
+def _rows(told: Predicate, rows: Sequence[Any]) -> Found:
+    """Each against the leaf hash beside it; the certificate's own against the certificate."""
+    own = told.log.row.get("seq")
+    seen = False
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise Broken("the rows are not a list of JSON objects, one for each row of the log")
+        leaf, seq = _leaf(row), row.get("seq")
+        if row.get("leaf_hash") != leaf.hex():
+            raise Broken(f"row {seq!r}: its content does not have the leaf hash beside it")
+        if seq == own:
+            seen = True
+            if leaf != _leaf(told.log.row) or row.get("position") != told.log.position:
+                raise Broken(f"row {seq!r} is not the one that the certificate holds")
+    if not seen:
+        raise Broken(f"row {own!r}, which the certificate is about, is not among them")
+    return f"{len(rows)} rows have their leaf hashes; row {own!r} is that of the certificate", True
+
+
+def _checkpoint(told: Predicate, sha256: str) -> Found:
+    names = {
+        told.base.digest: "the complete base, before",
+        told.base.release_digest: "the released base, before",
+        told.result.digest: "the complete result, after",
+        told.result.release_digest: "the released result, after",
+    }
+    name = names.get(f"sha256:{sha256}")
+    if name is None:
+        raise Broken(f"the file (SHA-256 {sha256}) is none of the certificate's checkpoints")
+    return f"the file is {name}", True
+
+
+def _leaf(row: Mapping[str, Any]) -> bytes:
+    try:
+        return Row(**{name: row[name] for name in ROW_MEMBERS}).leaf()
+    except (KeyError, ValueError, RecursionError) as error:
+        raise Broken(f"row {row.get('seq')!r} of the log is not complete: {error}") from error
+
+
+def _json(data: bytes, what: str) -> Any:
+    """JSON in the one way in which the service writes it: no byte of it can change unnoticed."""
+    try:
+        value = json.loads(data)
+        if canonical(value) != data:
+            raise Broken(f"{what} is not written as the service writes it (RFC 8785)")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Broken):
+            raise
+        raise Broken(f"{what} is not JSON: {error}") from error
+    return value

@@ -1,0 +1,139 @@
+"""A complete certificate without a service, and what it is about: for tests that damage it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.evidence.test_succession import AT, known
+
+from expunge.evidence import heads
+from expunge.evidence.canonical import canonical
+from expunge.evidence.certificate import (
+    PAYLOAD_TYPE,
+    Audit,
+    Checkpoint,
+    Dataset,
+    Exposure,
+    Issuer,
+    LogPosition,
+    Metrics,
+    Predicate,
+    Run,
+    Utility,
+    statement,
+)
+from expunge.evidence.chain import GENESIS, ROW_MEMBERS, Row
+from expunge.evidence.merkle import Frontier, Node, inclusion_cover, proof
+from expunge.evidence.signing import Signer
+
+WEIGHTS = {name: f"weights of {name}".encode() for name in ("base", "result")}
+
+
+def new_signer() -> Signer:
+    return Signer(Ed25519PrivateKey.generate())
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def rows(number: int = 5) -> list[Row]:
+    """A short log; the third row is that of the request's completion."""
+    return [
+        Row(
+            seq=seq,
+            at=f"2026-05-04T12:00:0{seq}.000000Z",
+            actor="service",
+            subject_id="req_1",
+            event="completed" if seq == 3 else f"event-{seq}",
+            detail={"number": seq, "words": "ä"},
+            salt=f"00000000-0000-4000-8000-00000000000{seq}",
+        )
+        for seq in range(1, number + 1)
+    ]
+
+
+def shown(log: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as the service shows them to their party."""
+    return [
+        {name: getattr(row, name) for name in ROW_MEMBERS}
+        | {"position": position, "leaf_hash": row.leaf().hex()}
+        for position, row in enumerate(log)
+    ]
+
+
+def position(log: Sequence[Row], index: int, signer: Signer) -> LogPosition:
+    """Where a row is in this log, proven against a head that the signer signed."""
+    frontier, hashes = Frontier(0, []), {}
+    for place, row in enumerate(log):
+        hashes[Node(0, place)] = row.leaf()
+        hashes |= dict(frontier.append(row.leaf()))
+    head = heads.Head(len(log), frontier.root, GENESIS, "2026-05-04T12:00:09.000000Z")
+    path = proof(inclusion_cover(index, len(log)), hashes.__getitem__)
+    return LogPosition(
+        row={name: getattr(log[index], name) for name in ROW_MEMBERS},
+        position=index,
+        inclusion=[each.hex() for each in path],
+        head=signer.sign(heads.PAYLOAD_TYPE, head.payload()),
+    )
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A certificate and who can vouch for it."""
+
+    chain: list[Signer]
+    predicate: Predicate
+
+    def file(self, **changes: Any) -> bytes:
+        """As the service hands it out; with changes of the predicate, signed all the same."""
+        told = self.predicate.model_copy(update=changes)
+        payload = canonical(statement(told).model_dump(mode="json", by_alias=True))
+        return canonical(self.chain[-1].sign(PAYLOAD_TYPE, payload))
+
+
+def paper(chain: list[Signer] | None = None, head_signer: Signer | None = None) -> Paper:
+    """A certificate signed by the last key of the chain."""
+    signers = chain or [new_signer()]
+    return Paper(
+        signers,
+        Predicate(
+            certificate_id="crt_1",
+            edition=1,
+            issued_at=AT.isoformat(),
+            request_id="req_1",
+            owner_id="pty_1",
+            model_id="mdl_1",
+            datasets=[Dataset(id="dst_1", digest="sha256:aa", samples=8)],
+            method="alignment_calibration",
+            params={"epochs": 10, "lr": 0.006},
+            seed="0",
+            base=_checkpoint("base"),
+            result=_checkpoint("result"),
+            metrics=Metrics(seconds=12.5, utility=Utility(before=0.5, after=0.49)),
+            exposure=Exposure(
+                requested_at=AT.isoformat(), completed_at=AT.isoformat(), effective_at=None
+            ),
+            audit=Audit(
+                id="aud_1",
+                kind="owner",
+                created_at=AT.isoformat(),
+                verdict="forgotten",
+                statistics={"p": 0.001},
+                report_sha256="00",
+            ),
+            run=Run(job_id="job_1", manifest_sha256="00"),
+            log=position(rows(), 2, head_signer or signers[-1]),
+            issuer=Issuer(key_id=signers[-1].key_id, keys=known(signers)),
+        ),
+    )
+
+
+def _checkpoint(name: str) -> Checkpoint:
+    return Checkpoint(
+        id=f"ckp_{name}",
+        digest=f"sha256:{sha256(WEIGHTS[name])}",
+        release_digest=f"sha256:{sha256(WEIGHTS[name] + b' released')}",
+    )
