@@ -10,6 +10,7 @@ from expunge.api import openapi, problems
 from expunge.api.auth import authenticated
 from expunge.api.endings import Endings
 from expunge.api.routes import (
+    alerts,
     audits,
     checkpoints,
     comparisons,
@@ -49,6 +50,7 @@ KEYED = (
     jobs.router,
     delegations.router,
     audits.router,
+    alerts.router,
     comparisons.router,
 )
 

@@ -3,6 +3,7 @@
 import typer
 
 from expunge.client.commands import (
+    alerts,
     audit,
     compare,
     datasets,
@@ -30,6 +31,7 @@ def build_app() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.add_typer(requests.app, name="requests")
     app.add_typer(jobs.app, name="jobs")
+    app.add_typer(alerts.app, name="alerts")
     estimate.add_to(app)
     audit.add_to(app)
     compare.add_to(app)

@@ -161,6 +161,7 @@ class Checkpoint(Resource):
     drift: Drift | None = None
     created_at: datetime
     promoted_at: datetime | None = None
+    destroyed_at: datetime | None = None
 
 
 class Ancestry(Resource):
@@ -172,6 +173,7 @@ class Ancestry(Resource):
     state: str
     made_at: datetime
     promoted_at: datetime | None = None
+    destroyed_at: datetime | None = None
     is_head: bool
     trained_datasets: int
     forgotten_datasets: int
@@ -228,6 +230,9 @@ class RemovalRequest(Resource):
     effective_at: datetime | None = None
     exposure_seconds: float | None = None
     """From the request until a head without the data was in force, or until now; None if it ended without."""
+    protocol_audit_id: str | None = None
+    """The service's own audit, by the protocol fixed when the request was made."""
+    alerts: int = 0
 
 
 class Failure(Resource):
@@ -283,6 +288,25 @@ class LogEntry(Resource):
     attempt: int | None = None
     worker: str | None = None
     priority: int | None = None
+
+
+class Alert(Resource):
+    """A later head seems to know a request's samples again; `sentence` says why."""
+
+    id: str
+    request_id: str
+    model_id: str
+    checkpoint_id: str
+    kind: str
+    sentence: str
+    p: float
+    alpha: float
+    level: str
+    levels: dict[str, dict[str, Any]]
+    n_own: int
+    n_control: int
+    created_at: datetime
+    acknowledged_at: datetime | None = None
 
 
 class Span(Resource):

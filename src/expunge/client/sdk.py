@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from expunge.client import resources as r
+from expunge.client.alerts import AlertCalls
 from expunge.client.audits import AuditCalls
 from expunge.client.calls import get
 from expunge.client.comparisons import Comparisons
@@ -22,7 +23,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 3600.0
 
 
-class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls):
+class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls, AlertCalls):
     """The service as seen with one key.
 
     Whatever creates something takes an `idempotency_key`, or draws one: a call whose answer is lost

@@ -5,7 +5,6 @@ computes an audit.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -310,17 +309,20 @@ class Findings:
 
 
 def findings(session: Session, party: Party, requests: Sequence[Request]) -> dict[str, Findings]:
-    """By request, for the completed ones: nothing was reviewed before."""
+    """By request."""
     ids = [each.id for each in requests if each.state == RequestState.COMPLETED]
-    if not ids:
-        return {}
-    made = session.scalars(
-        visibility.audits(party).where(
-            Audit.request_id.in_(ids), Audit.purpose == AuditPurpose.PROTOCOL
+    audit_ids: dict[str, str] = {}
+    raised: dict[str, int] = {}
+    if ids:
+        made = session.execute(
+            visibility.audits(party)
+            .with_only_columns(Audit.request_id, Audit.id)
+            .where(Audit.request_id.in_(ids), Audit.purpose == AuditPurpose.PROTOCOL)
         )
-    )
-    audit_ids = {audit.request_id: audit.id for audit in made}
-    raised: dict[str, int] = defaultdict(int)
-    counted = select(Alert.request_id, func.count()).where(Alert.request_id.in_(ids))
-    raised |= dict(session.execute(counted.group_by(Alert.request_id)).tuples())
-    return {each: Findings(audit_ids.get(each), raised[each]) for each in ids}
+        audit_ids = {row.request_id: row.id for row in made}
+        counted = select(Alert.request_id, func.count().label("raised")).where(
+            Alert.request_id.in_(ids)
+        )
+        counts = session.execute(counted.group_by(Alert.request_id))
+        raised = {row.request_id: row.raised for row in counts}
+    return {each.id: Findings(audit_ids.get(each.id), raised.get(each.id, 0)) for each in requests}

@@ -19,7 +19,7 @@ from expunge.api.schemas.log import SHARED, LogEntry
 from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
-from expunge.registry import access, lifecycles, requests, visibility
+from expunge.registry import access, lifecycles, requests, reviews, visibility
 from expunge.registry.tables import Checkpoint, Model, Party, Request, Role
 
 router = APIRouter(tags=["requests"], route_class=JsonRoute)
@@ -161,7 +161,8 @@ def _shown(session: Session, rows: list[Request], reader: Party) -> list[schemas
         if reader.role == Role.AUDITOR
         else None
     )
-    return [schemas.Request.of(row, digests, only) for row in rows]
+    reviewed = reviews.findings(session, reader, rows)
+    return [schemas.Request.of(row, digests, reviewed[row.id], only) for row in rows]
 
 
 def _watched(request_id: RequestPath, owner: Owner, service: CurrentService) -> str:

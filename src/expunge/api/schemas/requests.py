@@ -17,6 +17,7 @@ from expunge.api.schemas.values import (
 )
 from expunge.registry import lifecycles, tables
 from expunge.registry.lifecycles import RequestState
+from expunge.registry.reviews import Findings
 
 MAX_METHOD_CHARS = 100
 COUNTING = ("step", "steps", "images_per_second")
@@ -103,12 +104,18 @@ class Request(BaseModel):
         description="How long the head has held the data since the request was made, until "
         "`effective_at` or until now; null for a request that ended without a result."
     )
+    protocol_audit_id: str | None = Field(
+        description="The service's own audit, by the protocol fixed when the request was made; "
+        "null where you cannot read it."
+    )
+    alerts: int = Field(description="How many `GET /alerts` lists about it.")
 
     @classmethod
     def of(
         cls,
         row: tables.Request,
         digests: Mapping[str, str],
+        found: Findings,
         only: Collection[str] | None = None,
     ) -> Self:
         """The request with what its owner may know of its job; `digests` by checkpoint id.
@@ -134,6 +141,8 @@ class Request(BaseModel):
             overdue=_is_awaited(row) and datetime.now(UTC) > row.deadline_at,
             effective_at=row.effective_at,
             exposure_seconds=_exposure_seconds(row),
+            protocol_audit_id=found.protocol_audit_id,
+            alerts=found.alerts,
         )
 
 

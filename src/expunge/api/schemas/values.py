@@ -37,6 +37,7 @@ AuditPath = Annotated[str, _path(Prefix.AUDIT)]
 ComparisonPath = Annotated[str, _path(Prefix.COMPARISON)]
 DelegationPath = Annotated[str, _path(Prefix.DELEGATION)]
 EncodingPath = Annotated[str, _path(Prefix.ENCODING)]
+AlertPath = Annotated[str, _path(Prefix.ALERT)]
 
 Name = Annotated[
     str,
