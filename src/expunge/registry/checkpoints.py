@@ -17,6 +17,7 @@ from expunge.registry import (
     models,
     orphans,
     policies,
+    retention,
     reviews,
     waiting,
 )
@@ -27,6 +28,7 @@ from expunge.registry.tables import (
     TRAINING_KINDS,
     Checkpoint,
     CheckpointDataset,
+    Dataset,
     Job,
     JobKind,
     Model,
@@ -233,8 +235,9 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
 
     Raises:
         NotFound: not a checkpoint of an own model.
-        Conflict: it is not ready, it holds data that was forgotten on request, or a job of the
-            model is running, whose result belongs to the present head.
+        CheckpointDestroyed: its weights are gone.
+        Conflict: it is not ready, it holds data that was forgotten on request or whose owner
+            deleted it, or a job of the model is running, whose result belongs to the present head.
     """
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None:
@@ -243,6 +246,9 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
         model = models.owned(session, owner, checkpoint.model_id)
     except NotFound as error:
         raise NotFound.of("checkpoint", checkpoint_id) from error
+    # It may have been destroyed, or an owner be deleting what it holds, until the model's row was had.
+    session.refresh(checkpoint)
+    retention.locked(session, Dataset, checkpoint.retained)
     if refusal := objection(session, checkpoint):
         raise refusal
     _set_head(session, model, checkpoint, owner.id)
@@ -251,6 +257,8 @@ def promote(session: Session, owner: Party, checkpoint_id: str) -> Model:
 
 def objection(session: Session, checkpoint: Checkpoint) -> Conflict | None:
     """Why the checkpoint cannot become its model's head now; what lasts before what passes."""
+    if gone := retention.destroyed(checkpoint):
+        return gone
     if checkpoint.state != CheckpointState.READY:
         return Conflict(
             f"Checkpoint {checkpoint.id} is {checkpoint.state}.", state=checkpoint.state
@@ -260,6 +268,12 @@ def objection(session: Session, checkpoint: Checkpoint) -> Conflict | None:
             f"Checkpoint {checkpoint.id} still holds data that was forgotten on request: "
             f"{', '.join(back)}.",
             dataset_ids=back,
+        )
+    if lost := retention.deleted_among(session, checkpoint.retained):
+        return Conflict(
+            f"Checkpoint {checkpoint.id} holds data that its owner deleted: {', '.join(lost)}. No "
+            "removal could be carried out from it.",
+            dataset_ids=lost,
         )
     if session.scalar(
         select(Job.id).where(

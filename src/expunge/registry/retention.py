@@ -3,9 +3,9 @@
 Never touches a store: what is due gets `destroying` here, and ends in `destruction`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session
@@ -27,6 +27,8 @@ from expunge.registry.tables import (
     RequestDataset,
 )
 from expunge.registry.transitions import move
+
+Row = TypeVar("Row", Checkpoint, Dataset)
 
 KEPT = (CheckpointState.CHECKING, CheckpointState.READY, CheckpointState.INVALID)
 """States in which a checkpoint's objects are there."""
@@ -132,18 +134,19 @@ def hold(
     Raises:
         CheckpointDestroyed, DatasetDeleted: it is too late.
     """
-    found = select(Checkpoint).where(Checkpoint.id.in_(checkpoint_ids)).order_by(Checkpoint.id)
-    for checkpoint in session.scalars(_shared(found, Checkpoint)):
+    for checkpoint in locked(session, Checkpoint, checkpoint_ids):
         if refusal := destroyed(checkpoint):
             raise refusal
-    samples = select(Dataset).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id)
-    for dataset in session.scalars(_shared(samples, Dataset)):
+    for dataset in locked(session, Dataset, dataset_ids):
         if gone := deleted(dataset):
             raise gone
 
 
-def _shared(rows: Select[Any], table: type) -> Select[Any]:
-    return rows.with_for_update(read=True, of=table).execution_options(populate_existing=True)
+def locked(session: Session, table: type[Row], ids: Collection[str]) -> Sequence[Row]:
+    """The rows as they are now, share-locked in order: until the transaction ends, none begins to be destroyed."""
+    rows = select(table).where(table.id.in_(ids)).order_by(table.id)
+    shared = rows.with_for_update(read=True, of=table)
+    return session.scalars(shared.execution_options(populate_existing=True)).all()
 
 
 def destroyed(checkpoint: Checkpoint) -> CheckpointDestroyed | None:
@@ -167,6 +170,12 @@ def deleted(dataset: Dataset) -> DatasetDeleted | None:
         f"Data set {dataset.id} {when} by its owner: its samples are gone for good.",
         deleted_at=dataset.deleted_at,
     )
+
+
+def deleted_among(session: Session, dataset_ids: Collection[str]) -> list[str]:
+    """Those of the data sets that their owners deleted, or are deleting."""
+    gone = Dataset.state.in_((DatasetState.DELETING, DatasetState.DELETED))
+    return sorted(session.scalars(select(Dataset.id).where(Dataset.id.in_(dataset_ids), gone)))
 
 
 def _when(event: str, at: Any) -> str:

@@ -13,7 +13,7 @@ import structlog
 from celery import Celery
 from sqlalchemy import Engine, text
 
-from expunge.registry import idempotency, jobs, orphans, waiting
+from expunge.registry import destruction, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
@@ -112,13 +112,16 @@ class Dispatcher:
                 logger.warning("tidied up later", error=str(error))
 
     def tidy(self) -> None:
-        """Remove objects that nothing names, and idempotency keys that have expired.
+        """Destroy what was kept long enough, remove objects that nothing names and expired idempotency keys.
 
         Raises:
             OperationalError, StoreUnavailable: the next time goes on where this one stopped.
         """
         with self._sessions.begin() as session:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
+        for checkpoint_id in retention.start(self._sessions):
+            logger.info("time of a checkpoint is over", checkpoint_id=checkpoint_id)
+        destruction.finish_all(self._sessions, self._store)
         swept = orphans.sweep(
             self._sessions, self._store, grace_seconds=self._settings.object_grace_seconds
         )

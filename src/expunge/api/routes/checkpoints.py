@@ -27,7 +27,7 @@ from expunge.api.uploads import AnnouncedDigest, Upload, described_body, receive
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.tensors import TensorFileError, read_header, write_release
-from expunge.registry import checkpoints, drift, models, orphans, policies, visibility
+from expunge.registry import checkpoints, drift, models, orphans, policies, retention, visibility
 from expunge.registry.errors import Conflict, InvalidCheckpoint
 from expunge.registry.lifecycles import CheckpointState
 from expunge.registry.tables import Checkpoint, Model, Party
@@ -268,9 +268,14 @@ def show_checkpoint(
 def download_weights(
     checkpoint_id: CheckpointPath, owner: ModelOwner, service: CurrentService
 ) -> Response:
-    """Encoder and projector only: queue and key encoder stay, since they may hold forgotten data."""
+    """Encoder and projector only: queue and key encoder stay, since they may hold forgotten data.
+
+    `409 checkpoint-destroyed` once the time is over for which the policy keeps what was forgotten.
+    """
     with service.sessions() as session:
         row = visibility.one(session, visibility.checkpoints(owner), checkpoint_id)
+    if refusal := retention.destroyed(row):
+        raise refusal
     if row.state != CheckpointState.READY:
         raise Conflict(f"Checkpoint {row.id} is {row.state}.", state=row.state)
     return stream_object(

@@ -31,6 +31,7 @@ class Checkpoint(BaseModel):
     drift: Drift
     created_at: datetime
     promoted_at: datetime | None = Field(description="When it first became the head.")
+    destroyed_at: datetime | None = Field(description="When its weights were gone.")
 
     @classmethod
     def of(
@@ -53,6 +54,7 @@ class Checkpoint(BaseModel):
             drift=Drift.model_validate(drift),
             created_at=row.created_at,
             promoted_at=row.promoted_at,
+            destroyed_at=row.destroyed_at,
         )
 
 
@@ -65,6 +67,7 @@ class Ancestry(BaseModel):
     state: CheckpointState
     made_at: datetime
     promoted_at: datetime | None = Field(description="When it first became the head.")
+    destroyed_at: datetime | None = Field(description="When its weights were gone.")
     is_head: bool
     trained_datasets: int = Field(description="Data sets it was ever trained on.")
     forgotten_datasets: int = Field(description="How many of them it has forgotten.")
@@ -92,6 +95,7 @@ class Ancestry(BaseModel):
             state=CheckpointState(row.state),
             made_at=row.created_at,
             promoted_at=row.promoted_at,
+            destroyed_at=row.destroyed_at,
             is_head=row.id == head_checkpoint_id,
             trained_datasets=len(row.trained_on),
             forgotten_datasets=len(row.forgotten),
