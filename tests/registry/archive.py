@@ -125,6 +125,8 @@ def newest_log(sessions: Sessions) -> int:
 def emptied(sessions: Sessions) -> Sessions:
     """The same, after all rows that name objects are gone."""
     with sessions.begin() as session:
+        # Without the triggers that keep certificates from being changed.
+        session.execute(text("SET LOCAL session_replication_role = replica"))
         session.execute(text("TRUNCATE parties, pending_objects CASCADE"))
     return sessions
 

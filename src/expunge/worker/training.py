@@ -7,6 +7,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from expunge.evidence.manifest import (
+    MANIFEST_TYPE,
+    Data,
+    Environment,
+    Manifest,
+    Weights,
+    data_root,
+)
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
 from expunge.registry import checkpoints, lineage, models, orphans, policies, visibility
@@ -40,7 +48,7 @@ def train(context: Context, held: Held) -> None:
             task, limit_seconds=plan.limit_seconds, seconds_used=plan.seconds_used
         )
         result = Path(task.result)
-        held.patiently(lambda: _record(context, lease, _store(context, lease, result), metrics))
+        held.patiently(lambda: _record(context, lease, plan, result, metrics))
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,38 @@ def _stage(context: Context, plan: _Plan, stage: Stage, courier: Courier) -> Tra
     )
 
 
+def _manifest(
+    kind: JobKind, plan: _Plan, weights: StoredWeights, environment: dict[str, Any]
+) -> Manifest:
+    retain, unlearn = _data(plan.retain), _data(plan.unlearn)
+    return Manifest(
+        type=MANIFEST_TYPE,
+        kind="pretrain" if kind == JobKind.PRETRAIN else "unlearn",
+        encoder=plan.encoder,
+        method=plan.params.get("method"),
+        params=plan.params["params"],
+        seed=str(plan.params["seed"]),
+        retain=retain,
+        unlearn=unlearn,
+        data_root=data_root(retain + unlearn),
+        base=None if plan.base is None else _weights(plan.base),
+        result=_weights(weights),
+        environment=Environment.model_validate(environment),
+    )
+
+
+def _data(datasets: list[Dataset]) -> list[Data]:
+    """In the order in which they are staged."""
+    return [
+        Data(dataset_id=each.id, digest=str(each.digest), samples=each.samples)
+        for each in sorted(datasets, key=lambda each: each.id)
+    ]
+
+
+def _weights(stored: Checkpoint | StoredWeights) -> Weights:
+    return Weights(digest=stored.digest, release_digest=stored.release_digest)
+
+
 def _store(context: Context, lease: Lease, result: Path) -> StoredWeights:
     release = result.with_name("release.safetensors")
     write_release(result, release)
@@ -147,8 +187,12 @@ def _store(context: Context, lease: Lease, result: Path) -> StoredWeights:
 
 
 def _record(
-    context: Context, lease: Lease, weights: StoredWeights, metrics: dict[str, Any]
+    context: Context, lease: Lease, plan: _Plan, result: Path, metrics: dict[str, Any]
 ) -> None:
+    weights = _store(context, lease, result)
+    measured = {name: value for name, value in metrics.items() if name != "environment"}
+    manifest = _manifest(lease.kind, plan, weights, metrics["environment"])
+    metrics = measured | {"manifest": manifest.model_dump(mode="json")}
     with context.sessions.begin() as session:
         if lease.kind == JobKind.PRETRAIN:
             checkpoints.record_pretrained(session, lease, weights, metrics)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from expunge.evidence.audit.report import Group
+from expunge.evidence.manifest import environment
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import audit
 from expunge.unlearning.catalog import EncoderSpec
@@ -152,6 +153,13 @@ def _metrics(result: TrainingResult) -> dict[str, Any]:
         "precision": result.precision,
         "hardware": _hardware(result.device),
         "history": result.history,
+        "environment": environment(
+            device=result.device,
+            precision=result.precision,
+            hardware=_hardware(result.device),
+            threads=torch.get_num_threads(),
+            cuda=torch.version.cuda,
+        ).model_dump(),
     }
 
 

@@ -18,7 +18,8 @@ from expunge.api.schemas import jobs as schemas
 from expunge.api.schemas.log import OWNERS, LogEntry
 from expunge.api.schemas.values import JobPath, Progress
 from expunge.api.service import CurrentService
-from expunge.registry import lifecycles, steering, visibility
+from expunge.evidence.manifest import Manifest
+from expunge.registry import lifecycles, manifests, steering, visibility
 from expunge.registry.jobs import LIVE_STATES
 from expunge.registry.tables import Job, Party
 
@@ -66,6 +67,15 @@ def cancel_job(
     with service.sessions.begin() as session:
         row = steering.cancel_job(session, owner, job_id, body.reason if body else None)
         return schemas.Job.of(row)
+
+
+@router.get(
+    "/jobs/{job_id}/manifest", summary="Read a run's manifest", responses=documented(403, 404, 409)
+)
+def read_job_manifest(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> Manifest:
+    """What a third party needs to repeat the run and find a result of the same digest."""
+    with service.sessions() as session:
+        return manifests.of(visibility.one(session, visibility.jobs(owner), job_id))
 
 
 @router.get("/jobs/{job_id}/log", summary="Read a job's log", responses=documented(403, 404))

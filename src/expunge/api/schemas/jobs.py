@@ -101,7 +101,7 @@ class Job(BaseModel):
             snapshot_step=row.snapshot_step,
             seconds_used=row.seconds_used,
             progress=None if row.progress is None else Progress.model_validate(row.progress),
-            metrics=row.metrics,
+            metrics=_measured(row),
             base_checkpoint_id=row.base_checkpoint_id,
             result_checkpoint_id=row.result_checkpoint_id,
             request_ids=[each.id for each in row.requests],
@@ -110,3 +110,10 @@ class Job(BaseModel):
             started_at=row.started_at,
             finished_at=row.finished_at,
         )
+
+
+def _measured(row: tables.Job) -> dict[str, Any] | None:
+    """The metrics without the manifest, which has a call of its own."""
+    if row.metrics is None:
+        return None
+    return {name: value for name, value in row.metrics.items() if name != "manifest"}

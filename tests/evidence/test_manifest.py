@@ -1,0 +1,86 @@
+"""What a run manifest says of data, code and machine, and that one digest stands for all of it."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import expunge
+from expunge.evidence import manifest as module
+from expunge.evidence.manifest import (
+    MANIFEST_TYPE,
+    Data,
+    Manifest,
+    Weights,
+    data_root,
+    environment,
+    revision,
+)
+
+
+def data(*digests: str) -> list[Data]:
+    return [Data(dataset_id="dst", digest=each, samples=1) for each in digests]
+
+
+def manifest(seed: str = "0") -> Manifest:
+    return Manifest(
+        type=MANIFEST_TYPE,
+        kind="unlearn",
+        encoder={"image_size": 16},
+        method="fine_tune",
+        params={"lr": 0.01},
+        seed=seed,
+        retain=data("sha256:b"),
+        unlearn=data("sha256:a"),
+        data_root=data_root(data("sha256:b", "sha256:a")),
+        base=Weights(digest="sha256:0", release_digest="sha256:1"),
+        result=Weights(digest="sha256:2", release_digest="sha256:3"),
+        environment=environment(
+            device="cpu", precision="float32", hardware="one core", threads=1, cuda=None
+        ),
+    )
+
+
+def test_the_root_of_the_data_does_not_depend_on_its_order() -> None:
+    expected = hashlib.sha256(b'["sha256:a","sha256:b"]').hexdigest()
+    assert data_root(data("sha256:b", "sha256:a")) == f"sha256:{expected}"
+    assert data_root(data("sha256:a", "sha256:b")) == f"sha256:{expected}"
+
+
+def test_one_digest_stands_for_all_that_decides_a_run() -> None:
+    assert manifest().digest() == manifest().digest()
+    assert manifest(seed="1").digest() != manifest().digest()
+
+
+def test_a_seed_beyond_what_json_can_hold_is_kept_exactly() -> None:
+    large = manifest(seed=str(2**63 - 1))
+    assert Manifest.model_validate_json(large.model_dump_json()).seed == str(2**63 - 1)
+    assert len(large.digest()) == 64
+
+
+def test_versions_are_those_of_this_process() -> None:
+    found = manifest().environment
+    assert set(found.libraries) == set(module.LIBRARIES)
+    assert found.version == "0.1.0"
+
+
+def test_the_revision_is_named_by_the_environment_or_the_repository() -> None:
+    assert revision({"EXPUNGE_REVISION": "v1-0-gabc"}) == "v1-0-gabc"
+    root = Path(expunge.__file__).parents[2]
+    if (root / ".git").exists():
+        told = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert str(revision({})).removesuffix("-dirty") == told.stdout.strip()
+
+
+def test_without_a_repository_there_is_no_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "lib" / "site-packages" / "expunge"
+    monkeypatch.setattr(module.expunge, "__file__", str(package / "__init__.py"))
+    assert revision({}) is None
