@@ -2,7 +2,18 @@
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, cast, func, or_, select
+from sqlalchemy import (
+    CompoundSelect,
+    Select,
+    and_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -11,6 +22,7 @@ from expunge.registry.errors import NotFound
 from expunge.registry.tables import (
     TRAINING_KINDS,
     Alert,
+    ApiKey,
     Audit,
     Checkpoint,
     CheckpointDataset,
@@ -21,12 +33,19 @@ from expunge.registry.tables import (
     Grant,
     Job,
     JobKind,
+    LogRow,
     Model,
     Party,
     Request,
     RequestDataset,
     Role,
+    SigningKey,
 )
+
+CONSENTS = ("granted", "grant-withdrawn")
+"""Events of a data set that concern whom its owner names."""
+OBJECTS = "objects"
+"""Subject of what sweeps of the object store remove."""
 
 Row = TypeVar(
     "Row",
@@ -146,6 +165,22 @@ def comparisons(party: Party) -> Select[Comparison]:
     return select(Comparison).where(Comparison.owner_id == party.id)
 
 
+def log_rows(party: Party) -> Select[LogRow]:
+    """What the party did, and what happened to its own: whole rows, so nothing of the jobs that it shares.
+
+    A model owner also reads which consents to train on data it was given, an operator who holds
+    keys and what the service does with its objects, everybody which keys the service signs with.
+    """
+    about = select(LogRow.seq).where(LogRow.subject_id.in_(_log_subjects(party)))
+    granted = select(LogRow.seq).where(
+        LogRow.subject_id.in_(_granted_datasets(party)),
+        LogRow.event.in_(CONSENTS),
+        LogRow.detail["party_id"].astext == party.id,
+    )
+    done = select(LogRow.seq).where(LogRow.actor == party.id)
+    return select(LogRow).where(LogRow.seq.in_(union(done, about, granted)))
+
+
 def one(session: Session, readable: Select[Row], row_id: str) -> Row:
     """The row of that id among the readable ones.
 
@@ -185,4 +220,43 @@ def _jobs_about_delegated(party: Party) -> Select[str]:
     return select(Job.id).where(
         Job.params["dataset_ids"].op("<@")(select(ids).scalar_subquery()),
         Job.kind.in_((JobKind.AUDIT, JobKind.ENCODE)),
+    )
+
+
+def _log_subjects(party: Party) -> CompoundSelect[str]:
+    """Ids of whatever has rows in the log that the party may read completely."""
+    keys = select(ApiKey.id)
+    operated = () if party.role != Role.OPERATOR else (select(literal(OBJECTS)),)
+    own_keys = keys if party.role == Role.OPERATOR else keys.where(ApiKey.party_id == party.id)
+    return union_all(
+        select(SigningKey.id),
+        own_keys,
+        *operated,
+        parties(party).with_only_columns(Party.id),
+        select(Dataset.id).where(Dataset.owner_id == party.id),
+        _own_models(party),
+        *(
+            readable.with_only_columns(table.id)
+            for table, readable in (
+                (Checkpoint, checkpoints(party)),
+                (Request, requests(party)),
+                (Job, jobs(party)),
+                (Audit, audits(party)),
+                (Encoding, encodings(party)),
+                (Alert, alerts(party)),
+                (Comparison, comparisons(party)),
+                (Delegation, delegations(party)),
+            )
+        ),
+        comparisons(party).with_only_columns(Comparison.job_id),
+    )
+
+
+def _granted_datasets(party: Party) -> CompoundSelect[str]:
+    """Data sets that were the party's to train on, now or when its models were trained."""
+    return union(
+        select(Grant.dataset_id).where(Grant.party_id == party.id),
+        select(CheckpointDataset.dataset_id)
+        .join(Checkpoint, Checkpoint.id == CheckpointDataset.checkpoint_id)
+        .where(Checkpoint.model_id.in_(_own_models(party))),
     )

@@ -17,6 +17,7 @@ from expunge.registry import destruction, idempotency, jobs, orphans, retention,
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
+from expunge.worker.sealer import Sealer
 from expunge.worker.wakeups import make_celery, wake
 
 POLL_SECONDS = 1.0
@@ -46,11 +47,12 @@ class Dispatcher:
     def run(self, stopped: Callable[[], bool]) -> None:
         """Dispatch until `stopped` says so, through outages of PostgreSQL and Redis.
 
-        Tidying has a thread of its own: a slow object store must not hold up wake-ups.
+        Tidying has a thread of its own: a slow object store must not hold up wake-ups. So has
+        sealing the log, for the same reason.
         """
-        threading.Thread(
-            target=self._keep_tidy, args=(stopped,), name="tidying", daemon=True
-        ).start()
+        sealer = Sealer(self._settings, self._sessions)
+        for name, work in (("tidying", self._keep_tidy), ("sealing", sealer.run)):
+            threading.Thread(target=work, args=(stopped,), name=name, daemon=True).start()
         self._be_patient()
         while not stopped():
             try:

@@ -28,13 +28,16 @@ LOCK = 0x6C6F6773
 logger = structlog.get_logger(__name__)
 
 
+def is_due(session: Session) -> bool:
+    """Whether a row waits to be sealed."""
+    return bool(session.scalar(select(exists(select(UnsealedRow.seq)))))
+
+
 def seal(session: Session, signer: Signer | None, *, limit: int = BATCH) -> int:
     """Seal up to `limit` rows under one new head, in the caller's transaction; how many there were.
 
     0 as well while another process seals. Without a signer the head is stored unsigned.
     """
-    if not session.scalar(select(exists(select(UnsealedRow.seq)))):
-        return 0
     if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
         return 0
     hashed = _hashed(session, limit)

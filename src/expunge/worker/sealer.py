@@ -1,0 +1,55 @@
+"""Keeps sealing the log, a batch at a time. Any number of processes may; one at a time does."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.orm import Session
+
+from expunge.evidence.signing import Signer
+from expunge.registry import signing_keys
+from expunge.registry.database import Sessions
+from expunge.registry.record import sealing
+from expunge.registry.settings import Settings
+from expunge.registry.signing_keys import NoSigningKey
+
+PAUSE_SECONDS = 1.0
+"""Between two heads, unless more than a batch waits."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Sealer:
+    """Seals with the key of the settings while that is the one in use; else heads are unsigned."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self._settings = settings
+        self._sessions = sessions
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Seal until `stopped` says so, through outages of PostgreSQL."""
+        while not stopped():
+            try:
+                sealed = self.step()
+            # Mostly an outage; what is not sealed now is sealed later.
+            except Exception as error:
+                logger.warning("log is sealed later", error=str(error))
+                sealed = 0
+            if sealed < sealing.BATCH:
+                time.sleep(PAUSE_SECONDS)
+
+    def step(self) -> int:
+        """Seal one batch under one head; how many rows it had."""
+        with self._sessions.begin() as session:
+            if not sealing.is_due(session):
+                return 0
+            return sealing.seal(session, self._signer(session))
+
+    def _signer(self, session: Session) -> Signer | None:
+        if not self._settings.signing_key_file:
+            return None
+        try:
+            return signing_keys.required(session, self._settings)
+        except NoSigningKey as error:
+            logger.warning("tree head is not signed", error=error.detail)
+            return None
