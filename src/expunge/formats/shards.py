@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,13 +17,17 @@ from PIL import Image, UnidentifiedImageError
 IMAGE_SUFFIXES: dict[str, str] = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 LABEL_SUFFIX = "cls"
 CAPTION_SUFFIX = "txt"
-ALLOWED_SUFFIXES = (*IMAGE_SUFFIXES, LABEL_SUFFIX, CAPTION_SUFFIX)
 
 BLOCK_BYTES = 512
 MAX_IMAGE_BYTES = 32 * 2**20
 MAX_IMAGE_PIXELS = 4096 * 4096
 MAX_LABEL_BYTES = 20
 MAX_CAPTION_BYTES = 16 * 2**10
+SIZES: Mapping[str, int] = dict.fromkeys(IMAGE_SUFFIXES, MAX_IMAGE_BYTES) | {
+    LABEL_SUFFIX: MAX_LABEL_BYTES,
+    CAPTION_SUFFIX: MAX_CAPTION_BYTES,
+}
+"""Most bytes of a shard's member, by suffix; others are refused."""
 MAX_NAME_CHARS = 200
 MAX_SAMPLES_PER_SHARD = 1_000_000
 MAX_EXTENSION_BYTES = 16 * 2**10
@@ -123,7 +127,9 @@ class _BoundedInfo(tarfile.TarInfo):
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One member of a tar: its name without the suffix, and where its bytes are."""
+
     key: str
     suffix: str
     offset: int
@@ -245,11 +251,11 @@ def _too_many_pixels(pixels: int | None) -> str:
     return f"the image has {found}; at most {MAX_IMAGE_PIXELS:,} are accepted"
 
 
-def _grouped(file: IO[bytes], size: int) -> Iterator[list[_Entry]]:
+def _grouped(file: IO[bytes], size: int) -> Iterator[list[Entry]]:
     """Adjacent entries of one key, each group checked to hold exactly one image."""
     seen: set[str] = set()
-    group: list[_Entry] = []
-    for entry in _entries(file, size):
+    group: list[Entry] = []
+    for entry in entries(file, size, SIZES):
         if group and entry.key == group[0].key:
             if any(entry.suffix == other.suffix for other in group):
                 raise ShardError(
@@ -275,7 +281,7 @@ def _grouped(file: IO[bytes], size: int) -> Iterator[list[_Entry]]:
     yield _one_image(group)
 
 
-def _one_image(group: list[_Entry]) -> list[_Entry]:
+def _one_image(group: list[Entry]) -> list[Entry]:
     images = [entry.suffix for entry in group if entry.suffix in IMAGE_SUFFIXES]
     if len(images) != 1:
         found = "no image" if not images else "several images: " + ", ".join(images)
@@ -287,7 +293,12 @@ def _one_image(group: list[_Entry]) -> list[_Entry]:
     return group
 
 
-def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
+def entries(file: IO[bytes], size: int, limits: Mapping[str, int]) -> Iterator[Entry]:
+    """The members of a tar of `size` bytes, as far as the limits (most bytes by suffix) allow them.
+
+    Raises:
+        ShardError: the first rule of tars, names or sizes that the file breaks.
+    """
     end = 0
     try:
         archive = tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo)  # noqa: SIM115 - closed by the with below
@@ -301,7 +312,7 @@ def _entries(file: IO[bytes], size: int) -> Iterator[_Entry]:
                 end = member.offset_data + _round_up(member.size)
                 if end > size:
                     raise ShardError("truncated", f"the archive ends inside {member.name!r}")
-                yield _checked_entry(member)
+                yield _checked_entry(member, limits)
                 # tarfile keeps every header it has read; a long shard would keep them all in memory.
                 archive.members.clear()  # type: ignore[attr-defined]  # missing in typeshed
         except tarfile.TarError as error:
@@ -325,7 +336,7 @@ def _round_up(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def _checked_entry(member: tarfile.TarInfo) -> _Entry:
+def _checked_entry(member: tarfile.TarInfo, limits: Mapping[str, int]) -> Entry:
     name = member.name
     if len(name) > MAX_NAME_CHARS or not _NAME.fullmatch(name):
         raise ShardError(
@@ -339,24 +350,22 @@ def _checked_entry(member: tarfile.TarInfo) -> _Entry:
         raise ShardError("not-a-file", f"member {name!r} is not a plain file")
     folder, _, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
-    if suffix not in ALLOWED_SUFFIXES:
+    if suffix not in limits:
         raise ShardError(
             "unknown-suffix",
             f"member {name!r} has suffix {'.' + suffix!r}; allowed are "
-            f"{', '.join('.' + allowed for allowed in ALLOWED_SUFFIXES)}",
+            f"{', '.join('.' + allowed for allowed in limits)}",
         )
-    limit = {LABEL_SUFFIX: MAX_LABEL_BYTES, CAPTION_SUFFIX: MAX_CAPTION_BYTES}.get(
-        suffix, MAX_IMAGE_BYTES
-    )
+    limit = limits[suffix]
     if not 0 <= member.size <= limit:
         raise ShardError(
             "too-large", f"member {name!r} has {member.size:,} bytes; 0 to {limit:,} are accepted"
         )
     key = f"{folder}/{stem}" if folder else stem
-    return _Entry(key, suffix, member.offset_data, member.size)
+    return Entry(key, suffix, member.offset_data, member.size)
 
 
-def _read_sample(file: IO[bytes], group: list[_Entry]) -> Sample:
+def _read_sample(file: IO[bytes], group: list[Entry]) -> Sample:
     position = file.tell()
     contents: dict[str, bytes] = {}
     offset = 0
