@@ -110,7 +110,7 @@ def test_only_the_key_in_use_introduces_another_and_none_comes_back(
 
 
 def test_the_database_holds_one_key_in_use(session: Session) -> None:
-    session.add_all(SigningKey(id=name, public_key="") for name in "ab")
+    session.add_all(SigningKey(id=name, pem="") for name in "ab")
     with pytest.raises(IntegrityError, match="uq_signing_keys_retired_at"):
         session.flush()
 

@@ -59,7 +59,7 @@ def admit(session: Session, signer: Signer) -> None:
     """
     current = in_use(session)
     if current is None:
-        first = insert(SigningKey).values(id=signer.key_id, public_key=signer.public_key.pem)
+        first = insert(SigningKey).values(id=signer.key_id, pem=signer.public_key.pem)
         added = session.scalar(first.on_conflict_do_nothing().returning(SigningKey.id))
         if added is not None:
             log.append(session, log.SERVICE, signer.key_id, "signing-key-introduced")
@@ -114,7 +114,7 @@ def known(rows: Sequence[SigningKey]) -> list[KnownKey]:
     return [
         KnownKey(
             key_id=row.id,
-            public_key=row.public_key,
+            public_key=row.pem,
             since=row.created_at.astimezone(UTC).isoformat(),
             introduced_by=row.introduced_by,
         )
@@ -124,4 +124,4 @@ def known(rows: Sequence[SigningKey]) -> list[KnownKey]:
 
 def public_keys(session: Session) -> list[PublicKey]:
     """What signatures of this service are checked with, newest last."""
-    return [PublicKey(row.public_key) for row in every(session)]
+    return [PublicKey(row.pem) for row in every(session)]

@@ -104,7 +104,7 @@ def _add_signing_keys() -> None:
     op.create_table(
         "signing_keys",
         sa.Column("id", sa.String(), nullable=False),
-        sa.Column("public_key", sa.String(), nullable=False),
+        sa.Column("pem", sa.String(), nullable=False),
         sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
         sa.Column("retired_at", TIME, nullable=True),
         sa.Column("introduced_by", JSONB, nullable=True),

@@ -20,8 +20,8 @@ class SigningKey(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     """SHA-256 of its SubjectPublicKeyInfo."""
-    public_key: Mapped[str]
-    """PEM."""
+    pem: Mapped[str]
+    """The key itself, as text."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retired_at: Mapped[datetime | None]
     """When another key took its place; none: it is in use."""
