@@ -93,7 +93,7 @@ def rotate(session: Session, old: Signer, new: Signer) -> SigningKey:
     session.flush()
     row = SigningKey(
         id=new.key_id,
-        public_key=new.public_key.pem,
+        pem=new.public_key.pem,
         created_at=now,
         introduced_by=Succession.signed(old, new.public_key, now),
     )
