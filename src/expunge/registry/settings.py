@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     audit_sample_views_per_day: int = Field(
         default=2_000_000, ge=1, description="Views of samples in them, together."
     )
+    review_requests: int = Field(
+        default=1000,
+        ge=0,
+        description="How many past requests, the newest ones, are audited again under a new head.",
+    )
     price_per_device_hour: float = Field(
         default=0, ge=0, description="For estimates of cost; 0: none is given."
     )

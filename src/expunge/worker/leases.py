@@ -46,6 +46,8 @@ class Held:
         self.progress: dict[str, Any] | None = None
         self.afterwards: list[Callable[[], None]] = []
         """What is done once the attempt's end is written, however it ended."""
+        self.interlude: Callable[[], None] | None = None
+        """What this work makes room for wherever it looks whether it may go on."""
         self._context = context
         self._lost = threading.Event()
         self._done = threading.Event()
@@ -61,6 +63,8 @@ class Held:
             raise LeaseLost(f"{self.lease.job_id} no longer runs under this lease")
         if self._context.stopping.is_set():
             raise Stopped
+        if self.interlude is not None:
+            self.interlude()
 
     def patiently(self, act: Callable[[], T]) -> T:
         """What `act` returns; while a store is away it is called again and again, ever more rarely.
