@@ -60,7 +60,7 @@ GAP_CAPTION = "orange: less alike than before · blue: more alike"
 def heat_map(
     bundle: Bundle, which: Which, level: str, *, sentence: str, form: Format = "png"
 ) -> bytes:
-    """One matrix as a picture, with `sentence` under it; equal input gives equal bytes.
+    """One matrix as a picture, with `sentence` (may be empty) under it; equal input gives equal bytes.
 
     `before` and `after` have one scale, so that two pictures can be compared; the gap's is centred
     on zero. Raises ValueError for a level that the bundle does not have.
@@ -170,7 +170,8 @@ class _Drawing:
         titles_top = note_top + len(note) * line_height(TEXT_PT) + 0.12
         panels_top = titles_top + line_height(SUBHEADING_PT) + 0.04 + above
         bars_top = panels_top + side + 0.14
-        sentence_top = bars_top + BAR_HEIGHT + 0.24 + 2 * line_height(SMALL_PT) + 0.08
+        captions_end = bars_top + BAR_HEIGHT + 0.22 + line_height(SMALL_PT)
+        sentence_top = captions_end + (0.2 if sentence else 0.0)
         height = sentence_top + len(sentence) * line_height(SUBHEADING_PT) + MARGIN
 
         sheet = Sheet(width, height)
@@ -270,7 +271,7 @@ class _Drawing:
         )
         sentence = wrap(self.sentence, SINGLE_WIDTH - 2 * MARGIN, SUBHEADING_PT)
         top = MARGIN + len(heading) * line_height(HEADING_PT) + 0.15
-        sentence_top = top + PORTRAIT + 0.3
+        sentence_top = top + PORTRAIT + (0.3 if sentence else 0.0)
         height = sentence_top + len(sentence) * line_height(SUBHEADING_PT) + MARGIN
         sheet = Sheet(SINGLE_WIDTH, height)
         sheet.write(heading, MARGIN, MARGIN, points=HEADING_PT, bold=True)

@@ -1,0 +1,200 @@
+"""An audit on one page: verdict, pictures, numbers, limits, and how to check them. Words what is measured elsewhere.
+
+One self-contained HTML document: no scripts, nothing loaded from anywhere; every string is escaped.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from expunge.evidence.pictures.bundle import Bundle
+from expunge.evidence.pictures.heat_maps import level_name, triptych
+from expunge.evidence.pictures.score_chart import score_chart
+from expunge.evidence.pictures.sheet import number
+
+Report = Mapping[str, Any]
+
+TEMPLATE = "report.html.j2"
+NOT_THERE = "–"
+HEADLINES = {
+    "forgotten": ("✓", "Evidence that your images were forgotten"),
+    "unchanged": ("✗", "Nothing changed"),
+    "not_for_you": ("✗", "No sign that yours were forgotten"),
+    "not_enough_evidence": ("?", "Not enough evidence"),
+    "no_reference": ("?", "No verdict"),
+}
+"""Sign and headline of each verdict."""
+LEVELS = {"image_text": "image–text"}
+"""Where a level's own name is no word."""
+STATISTICS = {
+    "forgetting_score": "forgetting score",
+    "negative_alignment_change": "pair alignment, change",
+}
+DRAWS = {
+    "plain": "all images that were kept",
+    "matched": "the kept images most like yours",
+}
+TEST = (
+    "Share of {draws:,} random draws from yours and {kept} that look at least as unusual; "
+    "{alpha:g} or less counts as found."
+)
+POWER = (
+    "How often this audit would notice that the model was honestly retrained without your images."
+)
+ENOUGH = " About {samples:,} images would suffice for {target:.0%}."
+TRACE = (
+    "Small: even after the removal, your images look more familiar to the model than images that "
+    "it never saw."
+)
+
+
+def report_html(
+    report: Report,
+    bundle: Bundle,
+    *,
+    audit: Report | None = None,
+    request: Report | None = None,
+    level: str | None = None,
+) -> bytes:
+    """The audit as one HTML page; up to 32 images it prints on one sheet of A4.
+
+    Args:
+        report: `AuditReport.to_dict()`.
+        bundle: its matrices and thumbnails.
+        audit: as `GET /audits/{id}` answers: id, time, checkpoints.
+        request: as `GET /requests/{id}` answers: id, model, method.
+        level: the pictures' level; that of the look with the smallest p if None.
+
+    Raises:
+        ValueError: report or bundle has no such level.
+    """
+    shown = level or _deciding_level(report)
+    sign, headline = HEADLINES.get(report["verdict"]["code"], ("?", report["verdict"]["code"]))
+    return (
+        _template()
+        .render(
+            sign=sign,
+            headline=headline,
+            code=report["verdict"]["code"],
+            sentence=report["verdict"]["sentence"],
+            compared=_compared(report),
+            conclusions=_conclusions(report),
+            heat_maps=_embedded(triptych(bundle, shown, sentence="", form="svg")),
+            shown=level_name(shown),
+            scores=_embedded(score_chart(report, bundle, shown, form="svg")),
+            in_picture=len(bundle.keys),
+            n=report["n_own"],
+            confidence=f"{report['confidence']:.0%}",
+            rows=_rows(report),
+            hypothesis=report["test"] and report["test"]["hypothesis"],
+            audit=audit or {},
+            request=request or {},
+        )
+        .encode()
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("expunge.evidence.pictures", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _embedded(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def _deciding_level(report: Report) -> str:
+    looks = report["test"]["looks"] if report["test"] else []
+    if not looks:
+        return str(next(iter(report["levels"])))
+    return str(min(looks, key=lambda look: look["p"])["level"])
+
+
+def _compared(report: Report) -> list[tuple[str, str]]:
+    """What stood on either side, as terms with their values."""
+    return [
+        ("Your images", f"{report['n_own']:,}"),
+        ("Images of others, kept", f"{report['n_retained']:,}"),
+        ("Images never seen (control)", f"{report['n_control']:,}"),
+        ("Random views of each image", f"{report['views']}"),
+        ("Seed of the views", f"{report['seed']}"),
+    ]
+
+
+def _conclusions(report: Report) -> list[tuple[str, str, str]]:
+    """Name, figure and meaning of what the test found."""
+    found = []
+    test, power, membership = report["test"], report["power"], report["membership"]
+    if test:
+        drawn = TEST.format(draws=test["draws"], kept=DRAWS[test["reference"]], alpha=test["alpha"])
+        found.append(("p-value", probability(test["p"]), drawn))
+    if power:
+        enough = power["samples_needed"]
+        needed = ENOUGH.format(samples=enough, target=power["target"]) if enough else ""
+        found.append(("Power", f"{power['power']:.0%}", POWER + needed))
+    if membership:
+        found.append(("Trace left", f"p = {probability(membership['p'])}", TRACE))
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of numbers; figures as text."""
+
+    level: str
+    """Named in the first row of each level only."""
+    statistic: str
+    own: str
+    kept: str
+    control: str
+    p: str
+
+
+def _rows(report: Report) -> list[Row]:
+    rows = []
+    for level, own in report["levels"].items():
+        groups = (own, own["retained"], own["control"])
+        p = {
+            look["statistic"]: probability(look["p"])
+            for look in (report["test"]["looks"] if report["test"] else ())
+            if look["level"] == level
+        }
+        scores = [group and group["forgetting_score"] for group in groups]
+        rows.append(_row(LEVELS.get(level, level), "forgetting_score", scores, p))
+        if own["negative_alignment"]:
+            negatives = [group and group["negative_alignment"] for group in groups]
+            changes = [negative and negative["change"] for negative in negatives]
+            rows.append(_row("", "negative_alignment_change", changes, p))
+    return rows
+
+
+def _row(level: str, statistic: str, groups: list[Report | None], p: Mapping[str, str]) -> Row:
+    own, kept, control = (_estimate(group) for group in groups)
+    return Row(level, STATISTICS[statistic], own, kept, control, p.get(statistic, NOT_THERE))
+
+
+def _estimate(estimate: Report | None) -> str:
+    """`+0.0120 [+0.0100, +0.0140]`; a dash where there is no number."""
+    if not estimate:
+        return NOT_THERE
+    mean = number(estimate["mean"], "+.4f")
+    if not estimate["interval"]:
+        return mean
+    low, high = (number(end, "+.4f") for end in estimate["interval"])
+    return f"{mean} [{low}, {high}]"
+
+
+def probability(p: float) -> str:
+    """Two significant digits, one below a thousandth."""
+    return f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"  # noqa: PLR2004
