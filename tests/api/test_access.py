@@ -65,6 +65,11 @@ ALLOWED = {
     "create_delegation": OWNERS,
     "list_delegations": AUDITORS,
     "withdraw_delegation": OWNERS,
+    "list_log_rows": EVERYBODY,
+    "show_tree_head": EVERYBODY,
+    "prove_consistency": EVERYBODY,
+    "verify_log": EVERYBODY,
+    "prove_log_row": EVERYBODY,
     "create_comparison": MODEL_OWNER,
     "list_comparisons": MODEL_OWNER,
     "show_comparison": MODEL_OWNER,
@@ -89,6 +94,7 @@ PREFIXES = {
 PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items()} | {
     "{name}": "a.tar",
     "{which}": "gap",
+    "{seq}": "999999999",
     "table.{suffix}": "table.md",
     "{suffix}": "png",
 }

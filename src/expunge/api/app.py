@@ -19,6 +19,7 @@ from expunge.api.routes import (
     estimates,
     health,
     jobs,
+    log,
     methods,
     models,
     parties,
@@ -52,6 +53,7 @@ KEYED = (
     audits.router,
     alerts.router,
     comparisons.router,
+    log.router,
 )
 
 

@@ -42,6 +42,10 @@ TAGS = [
     {"name": "alerts", "description": "Later heads that seem to know forgotten samples again."},
     {"name": "certificates", "description": "Papers about what was done, signed, and the keys."},
     {
+        "name": "log",
+        "description": "What happened, sealed so that nobody can rewrite it unnoticed.",
+    },
+    {
         "name": "comparisons",
         "description": "Which method to use: measured side by side, white box.",
     },
