@@ -4,6 +4,7 @@ import pytest
 from tests.registry.conftest import House, Scene, weights
 
 from expunge.registry import audits, checkpoints, jobs, lineage, models
+from expunge.registry.audits import Asked, Protocol
 from expunge.registry.errors import Conflict
 from expunge.registry.tables import Checkpoint, Job, Model, Request
 from expunge.registry.waiting import claim
@@ -35,9 +36,7 @@ def test_what_the_model_holds_no_more_is_done_without_a_run(house: House, scene:
     assert request.effective_at is not None
     assert house.head(scene.model) == head
     with house.sessions.begin() as session, pytest.raises(Conflict, match="no before and after"):
-        audits.create(
-            session, scene.first, request_id=request_id, dataset_ids=None, settings={"views": 2}
-        )
+        audits.create(session, scene.first, Asked(request_id, Protocol(2, 0, 8)))
 
 
 def test_others_data_that_waits_to_be_forgotten_is_not_trained_on(

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from expunge.api import openapi, problems
 from expunge.api.auth import authenticated
+from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
 from expunge.api.routes import (
     alerts,
     audits,
+    certificates,
     checkpoints,
     comparisons,
     datasets,
@@ -51,6 +53,7 @@ KEYED = (
     jobs.router,
     delegations.router,
     audits.router,
+    certificates.router,
     alerts.router,
     comparisons.router,
     log.router,
@@ -70,7 +73,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store, endings = open_store(resolved), Endings(engine)
         endings.start()
         app.state.service = Service(
-            own, engine, sessions(engine), store, indexes=Indexes(store), endings=endings
+            own,
+            engine,
+            sessions(engine),
+            store,
+            indexes=Indexes(store),
+            endings=endings,
+            drawings=Drawings(store),
         )
         yield
         endings.stop()

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
@@ -23,6 +24,7 @@ class Service:
     store: ObjectStore
     indexes: Indexes
     endings: Endings
+    drawings: Drawings
 
 
 def current_service(request: Request) -> Service:

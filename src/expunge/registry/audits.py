@@ -1,95 +1,194 @@
-"""Audits: what an owner may ask of their own request, and the recorded answer. Never computes one."""
+"""Audits: what may be asked of a request's before and after, and the recorded answer. Never computes one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, lazyload
 
-from expunge.registry import idempotency, jobs, orphans, waiting
-from expunge.registry.errors import Conflict, Invalid, NotFound
+from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
+from expunge.registry.access import STANDARD, Admission, Budget
+from expunge.registry.database import Sessions
+from expunge.registry.errors import Conflict, Invalid
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import RequestState
-from expunge.registry.tables import Audit, Job, JobKind, Party, Request
+from expunge.registry.subsets import Draw, Indexes, Subset, require_known
+from expunge.registry.tables import Audit, Dataset, Job, JobKind, Party, Request
+
+BUNDLE = "bundle"
+"""Member of `Audit.objects`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How samples are compared; the answer repeats it."""
+
+    views: int
+    seed: int
+    matrix_size: int
+
+    def to_params(self) -> dict[str, int]:
+        """As a job's parameters hold it."""
+        return {"views": self.views, "seed": self.seed, "matrix_size": self.matrix_size}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a request is audited, and how; all of its data sets if none are named."""
+
+    request_id: str
+    protocol: Protocol
+    dataset_ids: tuple[str, ...] | None = None
+    sample_keys: tuple[str, ...] | None = None
+    draw: Draw | None = None
+
+    def call(self, party: Party, idempotency_key: str | None) -> idempotency.Call:
+        """The call that asks for it."""
+        ids, keys = (
+            None if each is None else sorted(set(each))
+            for each in (self.dataset_ids, self.sample_keys)
+        )
+        draw = None if self.draw is None else [self.draw.samples, self.draw.seed]
+        content = [self.request_id, ids, keys, draw, self.protocol.to_params()]
+        return idempotency.Call(party.id, idempotency_key, "create-audit", content)
+
+
+def require_known_keys(
+    sessions: Sessions,
+    indexes: Indexes,
+    party: Party,
+    asked: Asked,
+    idempotency_key: str | None = None,
+) -> None:
+    """Refuse sample keys that name no sample; holds no connection while the store is read.
+
+    Raises:
+        NotFound, Invalid: see `create`; or a key is of no sample.
+        ObjectMissing, ObjectDamaged, StoreUnavailable: an index cannot be read.
+    """
+    if asked.sample_keys is None:
+        return
+    with sessions() as session:
+        if idempotency.recall(session, asked.call(party, idempotency_key)):
+            return
+        admission = access.open_to(session, party, asked.request_id)
+        subset = subset_of(admission, asked.dataset_ids, asked.sample_keys, asked.draw)
+        datasets = session.scalars(
+            select(Dataset)
+            .where(Dataset.id.in_(subset.dataset_ids))
+            .options(lazyload(Dataset.shards))
+        ).all()
+    require_known(subset, datasets, indexes)
 
 
 def create(
     session: Session,
-    owner: Party,
+    party: Party,
+    asked: Asked,
     *,
-    request_id: str,
-    dataset_ids: Sequence[str] | None,
-    settings: dict[str, int],
+    budget: Budget = STANDARD,
     idempotency_key: str | None = None,
 ) -> Audit:
-    """Queue an audit of an own, completed request on all or some of its data sets.
+    """Queue an audit of a completed request by its owner, or by an auditor of the owner's.
 
-    `settings` are matrix_size, views and seed, which the answer repeats. With the key and content
-    of an earlier call, the answer is that call's audit.
+    With the key and content of an earlier call, the answer is that call's audit. Sample keys are
+    taken as `require_known_keys` left them.
 
     Raises:
         IdempotencyConflict: the key was used with other content.
-        NotFound: not an own request.
-        Conflict: the request is not completed.
-        Invalid: a data set is not part of the request.
+        NotFound: there is no such request that the party may ask about.
+        BudgetSpent: so many samples and views are more than what is left of the day's budget.
+        Conflict: the request is not completed, or has no before and after.
+        CheckpointDestroyed, DatasetDeleted: what it would compare is gone.
+        Invalid: a data set is not part of what the party may ask about.
     """
     audit_id = new_id(Prefix.AUDIT)
-    call = idempotency.Call(
-        owner.id,
-        idempotency_key,
-        "create-audit",
-        [request_id, None if dataset_ids is None else sorted(set(dataset_ids)), settings],
-    )
-    if earlier := idempotency.remember(session, call, audit_id):
+    if earlier := idempotency.remember(session, asked.call(party, idempotency_key), audit_id):
         return session.get_one(Audit, earlier)
-    request = session.scalar(
-        select(Request).where(Request.id == request_id, Request.owner_id == owner.id)
+    admission = access.open_to(session, party, asked.request_id)
+    request = admission.request
+    subset = subset_of(admission, asked.dataset_ids, asked.sample_keys, asked.draw)
+    before, after = compared(request)
+    retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
+    held = select(func.sum(Dataset.samples)).where(Dataset.id.in_(subset.dataset_ids))
+    access.admit(
+        session,
+        party,
+        request.id,
+        kind="audit",
+        samples=subset.count(int(session.scalar(held) or 0)),
+        views=asked.protocol.views,
+        budget=budget,
     )
-    if request is None:
-        raise NotFound.of("request", request_id)
-    if request.state != RequestState.COMPLETED or request.job is None:
-        raise Conflict(
-            f"Request {request.id} is {request.state}; an audit compares before and after.",
-            state=request.state,
-        )
-    if request.job.result_checkpoint_id is None:
-        raise Conflict(
-            f"Nothing had to be changed for request {request.id}: {request.reason}. There is no "
-            "before and after to compare.",
-        )
-    chosen = sorted(set(dataset_ids)) if dataset_ids is not None else request.dataset_ids
-    if not chosen:
-        raise Invalid("dataset_ids is empty; leave it out to audit the whole request.")
-    if foreign := sorted(set(chosen) - set(request.dataset_ids)):
-        raise Invalid(
-            f"Request {request.id} does not cover {', '.join(foreign)}.",
-            allowed=request.dataset_ids,
-        )
     job = waiting.enqueue(
         session,
         JobKind.AUDIT,
-        actor=owner.id,
-        owner_id=owner.id,
-        params={"audit_id": audit_id, "dataset_ids": chosen, **settings},
+        actor=party.id,
+        owner_id=party.id,
+        params={"audit_id": audit_id, **subset.to_params(), **asked.protocol.to_params()},
     )
     audit = Audit(
         id=audit_id,
         request_id=request.id,
-        owner_id=owner.id,
-        party_id=owner.id,
+        owner_id=request.owner_id,
+        party_id=party.id,
         job_id=job.id,
-        before_checkpoint_id=request.job.base_checkpoint_id,
-        after_checkpoint_id=request.job.result_checkpoint_id,
+        before_checkpoint_id=before,
+        after_checkpoint_id=after,
     )
     session.add(audit)
     session.flush()
     return audit
 
 
-def record(
-    session: Session, lease: jobs.Lease, report: dict[str, Any], objects: dict[str, Any]
-) -> None:
-    """End an audit job with its report and the keys of its matrices and pictures.
+def subset_of(
+    admission: Admission,
+    dataset_ids: Sequence[str] | None,
+    sample_keys: Sequence[str] | None,
+    draw: Draw | None,
+) -> Subset:
+    """What is asked about, of what may be: all of it if no data sets are named.
+
+    Raises:
+        Invalid: no data set is named, or one that is not part of what may be asked about.
+    """
+    chosen = admission.dataset_ids
+    if dataset_ids is not None:
+        chosen = sorted(set(dataset_ids))
+    if not chosen:
+        raise Invalid("dataset_ids is empty; leave it out to audit the whole request.")
+    if foreign := sorted(set(chosen) - set(admission.dataset_ids)):
+        raise Invalid(
+            f"Request {admission.request.id} does not cover {', '.join(foreign)}.",
+            allowed=admission.dataset_ids,
+        )
+    keys = None if sample_keys is None else tuple(sorted(set(sample_keys)))
+    return Subset(tuple(chosen), keys, draw)
+
+
+def compared(request: Request) -> tuple[str, str]:
+    """Ids of the checkpoints before and after a request.
+
+    Raises:
+        Conflict: it is not completed, or nothing had to be changed for it.
+    """
+    job = request.job
+    if request.state != RequestState.COMPLETED or job is None:
+        raise Conflict(
+            f"Request {request.id} is {request.state}; an audit compares before and after.",
+            state=request.state,
+        )
+    if job.base_checkpoint_id is None or job.result_checkpoint_id is None:
+        raise Conflict(
+            f"Nothing had to be changed for request {request.id}: {request.reason}. There is no "
+            "before and after to compare.",
+        )
+    return job.base_checkpoint_id, job.result_checkpoint_id
+
+
+def record(session: Session, lease: jobs.Lease, report: dict[str, Any], bundle_key: str) -> None:
+    """End an audit job with its report and the object that its pictures are drawn from.
 
     Raises:
         LeaseLost: the job was given away; the caller's transaction rolls back.
@@ -97,12 +196,11 @@ def record(
     job: Job = jobs.succeed(session, lease)
     audit = session.get_one(Audit, job.params["audit_id"])
     audit.report = report
-    audit.objects = objects
-    orphans.named(session, _keys(objects))
+    audit.objects = {BUNDLE: bundle_key}
+    orphans.named(session, [bundle_key])
 
 
-def _keys(objects: dict[str, Any]) -> list[str]:
-    """Object keys by level, matrix and format, as one list."""
-    return [
-        key for level in objects.values() for matrix in level.values() for key in matrix.values()
-    ]
+def bundle_key(audit: Audit) -> str | None:
+    """Key of the object that the audit's pictures are drawn from; none before it has succeeded."""
+    key: str | None = (audit.objects or {}).get(BUNDLE)
+    return key

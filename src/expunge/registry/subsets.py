@@ -141,16 +141,27 @@ def choose(subset: Subset, datasets: Sequence[Dataset], indexes: Indexes) -> lis
     Raises:
         ObjectMissing, ObjectDamaged, StoreUnavailable: see the store.
     """
-    every = _every(subset, sorted(datasets, key=lambda each: each.id), indexes)
+    wanted, _ = subset.places()
+    every = _every(datasets, indexes, wanted)
     if subset.draw is None:
         return list(every)
     return evidence.draw(every, subset.draw.samples, str(subset.draw.seed))
 
 
-def _every(subset: Subset, datasets: Sequence[Dataset], indexes: Indexes) -> Iterator[Chosen]:
-    wanted, _ = subset.places()
+def drawn(datasets: Sequence[Dataset], indexes: Indexes, count: int, seed: str) -> list[Chosen]:
+    """At most `count` of all samples of data sets, see `evidence.subset.draw`.
+
+    Raises:
+        ObjectMissing, ObjectDamaged, StoreUnavailable: see the store.
+    """
+    return evidence.draw(_every(datasets, indexes, None), count, seed)
+
+
+def _every(
+    datasets: Sequence[Dataset], indexes: Indexes, wanted: set[tuple[str, str]] | None
+) -> Iterator[Chosen]:
     several = len(datasets) > 1
-    for dataset in datasets:
+    for dataset in sorted(datasets, key=lambda each: each.id):
         for record in indexes.records(dataset):
             if wanted is None or (dataset.id, record.key) in wanted:
                 name = f"{dataset.id}/{record.key}" if several else record.key

@@ -3,7 +3,7 @@
 Streams: however large the set, only batches and what the audit keeps are in memory. Never trains.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,8 @@ from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.metrics.features import measuring
 
 Floats = NDArray[np.float32]
+ViewMaker = Callable[[Tensor, Tensor, int], Tensor]
+"""From images, ids and a view's number to the normalised views, as `Views` makes them."""
 
 DEFAULT_VIEWS = 10
 BATCH_IMAGES = 512
@@ -76,16 +78,55 @@ def outputs(
     Networks run in eval mode and float32. Raises ValueError for an empty set, fewer than two views,
     or differing specifications.
     """
-    if len(images) == 0:
+    return stream_outputs(
+        before, after, [images], len(images), views=views, seed=seed, device=device
+    )
+
+
+def stream_outputs(
+    before: Learner,
+    after: Learner,
+    batches: Iterable[ImageSet],
+    samples: int,
+    *,
+    views: int = DEFAULT_VIEWS,
+    seed: int = 0,
+    device: str = "auto",
+    make: ViewMaker | None = None,
+) -> dict[Level, Outputs]:
+    """`outputs` of a set that comes in batches and has so many samples together.
+
+    `make` gives other views than those of the seed. Holds one batch at a time, of at most 512 images
+    unless a larger one is given. Raises ValueError as `outputs` does, and where the number of samples
+    is another.
+    """
+    if samples == 0:
         raise ValueError("an audit needs at least one sample")
     if before.spec != after.spec:
         raise ValueError("the two encoders have different specifications")
-    chosen = pair_samples(len(images), seed)
-    sides = [
-        _sides(learner, images, chosen, views, seed=seed, device=resolve_device(device))
-        for learner in (before, after)
-    ]
-    return {level: Outputs(side, sides[1][level], chosen) for level, side in sides[0].items()}
+    target = resolve_device(device)
+    spec = before.spec
+    make = make or Views(spec.image_size, spec.mean, spec.std, seed=seed)
+    chosen = pair_samples(samples, seed)
+    sides = [_Sides(learner) for learner in (before, after)]
+    start = 0
+    with measuring(before, target), measuring(after, target):
+        for batch in _bounded(batches):
+            stop = start + len(batch)
+            kept = chosen[(chosen >= start) & (chosen < stop)] - start
+            for side in sides:
+                side.take(batch.to(target), kept, make, views)
+            start = stop
+    if start != samples:
+        raise ValueError(f"{start} samples came, not {samples}")
+    first, second = (side.found() for side in sides)
+    return {level: Outputs(side, second[level], chosen) for level, side in first.items()}
+
+
+def _bounded(batches: Iterable[ImageSet]) -> Iterator[ImageSet]:
+    for batch in batches:
+        for start in range(0, len(batch), BATCH_IMAGES):
+            yield batch.subset(range(start, min(start + BATCH_IMAGES, len(batch))))
 
 
 @dataclass
@@ -101,39 +142,35 @@ class _Collected:
         return Side(np.concatenate(self.views, axis=1), np.concatenate(self.cosines), captions)
 
 
-def _sides(
-    learner: Learner,
-    images: ImageSet,
-    chosen: NDArray[np.int64],
-    views: int,
-    *,
-    seed: int,
-    device: torch.device,
-) -> dict[Level, Side]:
-    spec = learner.spec
-    make = Views(spec.image_size, spec.mean, spec.std, seed=seed)
-    found: dict[Level, _Collected] = {}
-    with measuring(learner, device):
-        for start in range(0, len(images), BATCH_IMAGES):
-            stop = min(start + BATCH_IMAGES, len(images))
-            batch = images.subset(range(start, stop)).to(device)
-            kept = chosen[(chosen >= start) & (chosen < stop)] - start
-            made = _batch_outputs(learner, batch, make, views)
-            for level, array in made.items():
-                collected = found.setdefault(level, _Collected())
-                collected.views.append(array[:, kept])
-                collected.cosines.append(view_cosines(array))
-            if isinstance(learner, CLIP) and batch.captions is not None:
-                captions = _caption_outputs(learner, batch.captions)
-                collected = found.setdefault("image_text", _Collected())
-                collected.views.append(made["encoder"][:, kept])
-                collected.cosines.append(caption_cosines(made["encoder"], captions))
-                collected.captions.append(captions[kept])
-    return {level: collected.side() for level, collected in found.items()}
+class _Sides:
+    """One encoder's outputs on a set, level by level, as its batches come."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._levels: dict[Level, _Collected] = {}
+
+    def take(self, batch: ImageSet, kept: NDArray[np.int64], make: ViewMaker, views: int) -> None:
+        """The next batch; `kept` are those of its samples whose outputs are wanted whole."""
+        learner = self._learner
+        made = _batch_outputs(learner, batch, make, views)
+        for level, array in made.items():
+            collected = self._levels.setdefault(level, _Collected())
+            collected.views.append(array[:, kept])
+            collected.cosines.append(view_cosines(array))
+        if isinstance(learner, CLIP) and batch.captions is not None:
+            captions = _caption_outputs(learner, batch.captions)
+            collected = self._levels.setdefault("image_text", _Collected())
+            collected.views.append(made["encoder"][:, kept])
+            collected.cosines.append(caption_cosines(made["encoder"], captions))
+            collected.captions.append(captions[kept])
+
+    def found(self) -> dict[Level, Side]:
+        """The outputs of all batches together."""
+        return {level: collected.side() for level, collected in self._levels.items()}
 
 
 def _batch_outputs(
-    learner: Learner, batch: ImageSet, make: Views, views: int
+    learner: Learner, batch: ImageSet, make: ViewMaker, views: int
 ) -> Mapping[Level, Floats]:
     """Per level (V, B, D) L2-normalised outputs of a batch's views, several views at once."""
     together = max(1, BATCH_IMAGES // len(batch))

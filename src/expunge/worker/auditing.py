@@ -1,157 +1,162 @@
-"""Audit jobs: the owner's samples and the model's control through both encoders, kept warm between audits."""
+"""Audit jobs: the owner's samples held against samples of others, and the report and pictures' data recorded."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
 
-import torch
+import numpy as np
 from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload, lazyload
 
-from expunge.evidence.audit import AuditReport
-from expunge.registry import audits, orphans
-from expunge.registry.jobs import Lease
-from expunge.registry.tables import Audit, Checkpoint, Dataset, Model
-from expunge.unlearning import checkpoints
-from expunge.unlearning.audit import audit
-from expunge.unlearning.data.image_set import ImageSet, load_shards
-from expunge.unlearning.frameworks import Learner
-from expunge.worker import pictures
+from expunge.evidence.audit import AuditReport, Level, Outputs, audit
+from expunge.evidence.pictures.bundle import Bundle, Matrix, pack, thumbnails
+from expunge.evidence.subset import subset_digest
+from expunge.registry import access, audits, orphans
+from expunge.registry.errors import NotFound
+from expunge.registry.jobs import Failure, Lease
+from expunge.registry.subsets import Chosen, Subset
+from expunge.registry.tables import Audit, Checkpoint, Dataset, Party
 from expunge.worker.context import Context
+from expunge.worker.encoders import Encoders, Pair
 from expunge.worker.leases import Held
-from expunge.worker.staging import Stage
+from expunge.worker.watching import JobFailed
 
-WARM_LEARNERS = 4
-WARM_CONTROLS = 2
-MAX_CONTROL_IMAGES = 512
-"""More control images hardly narrow the interval, which the owner's few samples dominate."""
-
-Value = TypeVar("Value")
+NOT_DELEGATED = Failure("refused", "the data sets are not delegated to who asked any more")
 
 
-class _Warm(OrderedDict[str, Value]):
-    """The last few values by key, the longest unused one dropped."""
+@dataclass(frozen=True)
+class Plan:
+    """One audit: what is compared, of which samples, for whom."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
+    pair: Pair
+    subset: Subset
+    datasets: Sequence[Dataset]
+    owner_id: str
+    """Whose samples they are: none of this party's is among those that they are held against."""
+    matrix_size: int
 
-    def get_or_load(self, key: str, load: Callable[[], Value]) -> Value:
-        if key not in self:
-            self[key] = load()
-            if len(self) > self._limit:
-                self.popitem(last=False)
-        self.move_to_end(key)
-        return self[key]
+
+@dataclass(frozen=True)
+class Finding:
+    """An audit's answer, not recorded yet."""
+
+    report: dict[str, Any]
+    bundle: bytes
+    """What its pictures are drawn from, see `evidence.pictures.bundle`."""
+    own: Mapping[Level, Outputs]
 
 
 class Auditor:
-    """Runs audit jobs of one worker process."""
+    """Runs audits of one worker process."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, encoders: Encoders) -> None:
         self._context = context
-        self._learners: _Warm[Learner] = _Warm(WARM_LEARNERS)
-        self._controls: _Warm[ImageSet] = _Warm(WARM_CONTROLS)
+        self._encoders = encoders
 
     def run(self, held: Held) -> None:
         """Compute the audit of a claimed job and record it."""
         context, lease = self._context, held.lease
-        plan = held.patiently(lambda: _plan(context, lease))
-        size = plan.image_size
-        report = audit(
-            self._learner(plan.before, held),
-            self._learner(plan.after, held),
-            self._own(plan.own, size, held),
-            control=self._control(plan.control, size, held) if plan.control else None,
-            views=plan.asked["views"],
-            seed=plan.asked["seed"],
-            matrix_size=plan.asked["matrix_size"],
-            device=context.settings.device,
-        )
+        plan = held.patiently(lambda: _asked(context, lease))
+        finding = self.find(plan, held)
         held.check()
-        held.patiently(lambda: _record(context, lease, report, self._store(report, lease)))
+        held.patiently(partial(self._record, lease, finding))
 
-    def _learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
-        def load() -> Learner:
-            with self._context.scratch(checkpoint.id) as folder:
-                stage = Stage(self._context.store, held, folder)
-                return checkpoints.load(stage.checkpoint(checkpoint))
+    def find(self, plan: Plan, held: Held) -> Finding:
+        """Compute an audit.
 
-        return self._learners.get_or_load(checkpoint.digest, load)
+        Raises:
+            JobFailed: weights were destroyed, samples deleted, or there are none.
+            ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
+        """
+        encoders, pair = self._encoders, plan.pair
+        chosen = encoders.choose(plan.subset, plan.datasets, held)
+        own = encoders.outputs(pair, chosen, held)
+        report = audit(
+            own,
+            [each.name for each in chosen],
+            encoders.retained(pair, plan.owner_id, held),
+            encoders.control(pair, held),
+            seed=pair.seed,
+            matrix_size=plan.matrix_size,
+        )
+        bundle = self._bundle(plan, report, chosen, held)
+        return Finding(report.to_dict() | {"protocol": _protocol(plan, chosen)}, bundle, own)
 
-    def _own(self, datasets: Sequence[Dataset], size: int, held: Held) -> ImageSet:
-        """All samples; with several data sets, whose keys may be alike, keys name their data set."""
-        if len(datasets) == 1:
-            return self._images(datasets[0], size, held)
-        sets = []
-        for dataset in datasets:
-            images = self._images(dataset, size, held)
-            sets.append(replace(images, keys=[f"{dataset.id}/{key}" for key in images.keys]))
-        return ImageSet.concat(sets)
+    def _bundle(
+        self, plan: Plan, report: AuditReport, chosen: Sequence[Chosen], held: Held
+    ) -> bytes:
+        encoders, by_name = self._encoders, {each.name: each for each in chosen}
+        shown = [by_name[key] for key in report.matrix_keys]
+        spec = encoders.learner(plan.pair.before, held).spec
+        images = np.concatenate(
+            [batch.images.numpy() for batch in encoders.images.read(held, shown, spec)]
+        )
+        pixels = thumbnails(images.transpose(0, 2, 3, 1))
+        matrices: dict[str, Mapping[str, Matrix]] = dict(report.matrices.items())
+        return pack(Bundle(matrices, pixels, tuple(report.matrix_keys)))
 
-    def _images(self, dataset: Dataset, size: int, held: Held) -> ImageSet:
-        with self._context.scratch("audit") as folder:
-            stage = Stage(self._context.store, held, folder)
-            return load_shards(stage.datasets([dataset]), size)
-
-    def _control(self, dataset: Dataset, size: int, held: Held) -> ImageSet:
-        def load() -> ImageSet:
-            images = self._images(dataset, size, held)
-            # A fixed draw: every audit of a model is held against the same control.
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-            return images.subset(order[:MAX_CONTROL_IMAGES].sort().values)
-
-        return self._controls.get_or_load(f"{dataset.digest}@{size}", load)
-
-    def _store(self, report: AuditReport, lease: Lease) -> dict[str, Any]:
+    def _record(self, lease: Lease, finding: Finding) -> None:
         context = self._context
         with context.scratch(lease.job_id) as folder:
-
-            def put(data: bytes) -> str:
-                return orphans.put_bytes(context.sessions, context.store, data, folder, lease=lease)
-
-            return {
-                level: {
-                    which: {
-                        suffix: put(data)
-                        for suffix, data in pictures.render(
-                            which, level, matrices, report.matrix_keys
-                        ).items()
-                    }
-                    for which in matrices
-                }
-                for level, matrices in report.matrices.items()
-            }
+            key = orphans.put_bytes(
+                context.sessions, context.store, finding.bundle, folder, lease=lease
+            )
+        with context.sessions.begin() as session:
+            audits.record(session, lease, finding.report, key)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the database says of an audit when it starts."""
+def _protocol(plan: Plan, chosen: Sequence[Chosen]) -> dict[str, Any]:
+    """What somebody needs who repeats the audit, or doubts it."""
+    pair = plan.pair
+    return {
+        "subset": {
+            "samples": len(chosen),
+            "digest": subset_digest(each.sha256 for each in chosen),
+        },
+        "views": pair.views,
+        "seed": pair.seed,
+        "matrix_size": plan.matrix_size,
+        "before": pair.before.digest,
+        "after": pair.after.digest,
+        "code": f"expunge {version('expunge')}",
+    }
 
-    asked: dict[str, Any]
-    before: Checkpoint
-    after: Checkpoint
-    own: Sequence[Dataset]
-    control: Dataset | None
-    image_size: int
 
+def _asked(context: Context, lease: Lease) -> Plan:
+    """The audit that somebody asked for by this job.
 
-def _plan(context: Context, lease: Lease) -> _Plan:
+    Raises:
+        JobFailed: an auditor's delegation has ended since.
+    """
     with context.sessions() as session:
-        row = session.scalars(select(Audit).where(Audit.job_id == lease.job_id)).one()
-        model = session.get_one(Model, row.before.model_id)
-        own = select(Dataset).where(Dataset.id.in_(row.job.params["dataset_ids"]))
-        control = model.control_dataset_id
-        return _Plan(
-            asked=row.job.params,
-            before=row.before,
-            after=row.after,
-            own=session.scalars(own.order_by(Dataset.id)).all(),
-            control=session.get_one(Dataset, control) if control else None,
-            image_size=model.encoder["image_size"],
+        sides = [
+            joinedload(side).options(lazyload(Checkpoint.datasets))
+            for side in (Audit.before, Audit.after)
+        ]
+        row = session.scalars(
+            select(Audit).where(Audit.job_id == lease.job_id).options(*sides)
+        ).one()
+        asked = row.asked
+        subset = Subset.of(asked)
+        if row.party_id is not None:
+            _require_admitted(session, row, subset)
+        return Plan(
+            pair=Pair(row.before, row.after, asked["views"], asked["seed"]),
+            subset=subset,
+            datasets=session.scalars(
+                select(Dataset).where(Dataset.id.in_(subset.dataset_ids))
+            ).all(),
+            owner_id=row.owner_id,
+            matrix_size=asked["matrix_size"],
         )
 
 
-def _record(context: Context, lease: Lease, report: AuditReport, objects: dict[str, Any]) -> None:
-    with context.sessions.begin() as session:
-        audits.record(session, lease, report.to_dict(), objects)
+def _require_admitted(session: Session, row: Audit, subset: Subset) -> None:
+    try:
+        admission = access.open_to(session, session.get_one(Party, row.party_id), row.request_id)
+    except NotFound as error:
+        raise JobFailed(NOT_DELEGATED) from error
+    if not set(subset.dataset_ids) <= set(admission.dataset_ids):
+        raise JobFailed(NOT_DELEGATED)

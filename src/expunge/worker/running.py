@@ -25,6 +25,9 @@ from expunge.worker.watching import JobCrashed, JobFailed
 
 if TYPE_CHECKING:
     from expunge.worker.auditing import Auditor
+    from expunge.worker.encoders import Encoders
+    from expunge.worker.encoding import Encoder
+    from expunge.worker.reviewing import Reviewer
 
 IDLE_CHECK_SECONDS = 1.0
 
@@ -43,11 +46,32 @@ class Runner:
         """Who holds the leases, in rows and log."""
 
     @cached_property
-    def auditor(self) -> "Auditor":
-        """Loaded at the first audit, or by asking for it early: it brings torch along."""
-        from expunge.worker.auditing import Auditor  # noqa: PLC0415 - see the docstring
+    def encoders(self) -> "Encoders":
+        """Loaded when first needed, or by asking for it early: it brings torch along."""
+        from expunge.worker.encoders import Encoders  # noqa: PLC0415 - see the docstring
 
-        return Auditor(self._context)
+        return Encoders(self._context)
+
+    @cached_property
+    def auditor(self) -> "Auditor":
+        """As `encoders`, which it runs."""
+        from expunge.worker.auditing import Auditor  # noqa: PLC0415 - see `encoders`
+
+        return Auditor(self._context, self.encoders)
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """As `encoders`, whose outputs it hands out."""
+        from expunge.worker.encoding import Encoder  # noqa: PLC0415 - see `encoders`
+
+        return Encoder(self._context, self.encoders)
+
+    @cached_property
+    def reviewer(self) -> "Reviewer":
+        """As `auditor`, whose work it repeats for many."""
+        from expunge.worker.reviewing import Reviewer  # noqa: PLC0415 - see `encoders`
+
+        return Reviewer(self._context, self.encoders, self.auditor, self._work_off_before_reviews)
 
     def wake(self) -> None:
         """Look now; returns at once."""
@@ -87,10 +111,17 @@ class Runner:
 
     def work_off(self) -> None:
         """Do what waits, one job after the other, until nothing is left or the context says stop."""
+        self._work_off(self._kinds)
+
+    def _work_off_before_reviews(self) -> None:
+        """As `work_off`, for whatever somebody waits for: nobody does for a review."""
+        self._work_off([kind for kind in self._kinds if kind != JobKind.REVIEW])
+
+    def _work_off(self, kinds: Collection[JobKind]) -> None:
         while not self._context.stopping.is_set():
             lease = waiting.claim_next(
                 self._context.sessions,
-                self._kinds,
+                kinds,
                 worker=self.name,
                 lease_seconds=self._context.settings.lease_seconds,
             )
@@ -155,8 +186,12 @@ class Runner:
                 intake.seal(self._context, held)
             case JobKind.VERIFY:
                 intake.verify(self._context, held)
+            case JobKind.ENCODE:
+                self.encoder.run(held)
             case JobKind.AUDIT:
                 self.auditor.run(held)
+            case JobKind.REVIEW:
+                self.reviewer.run(held)
 
     def _drop_outdated_oracles(self) -> None:
         oracles.drop_outdated(self._context)

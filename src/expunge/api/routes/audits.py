@@ -1,17 +1,18 @@
 """Audits: what became of the caller's own samples, as numbers, tables and heat maps."""
 
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from fastapi import APIRouter, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
+from fastapi.responses import Response
 from sqlalchemy import Select
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import joinedload, lazyload
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
-from expunge.api.auth import Owner
+from expunge.api.auth import OwnerOrAuditor
 from expunge.api.bodies import JsonRoute
-from expunge.api.downloads import stream_object
+from expunge.api.downloads import CACHE_CONTROL
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import audits as schemas
@@ -19,13 +20,24 @@ from expunge.api.schemas.values import FINAL_WORK_STATES, AuditPath, Idempotency
 from expunge.api.service import CurrentService, Service
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.registry import audits, visibility
+from expunge.registry.access import Budget
 from expunge.registry.errors import NotFound
-from expunge.registry.tables import Audit, Party
+from expunge.registry.tables import Audit, Checkpoint, Party
 
-MEDIA_TYPES = {
+if TYPE_CHECKING:
+    from expunge.evidence.pictures.bundle import Bundle
+
+Suffix = Literal["png", "svg", "csv", "npy"]
+MEDIA_TYPES: dict[Suffix, str] = {
     "png": "image/png",
+    "svg": "image/svg+xml",
     "csv": "text/csv; charset=utf-8",
     "npy": "application/octet-stream",
+}
+PAGE_HEADERS = {
+    "Cache-Control": CACHE_CONTROL,
+    # The page draws everything itself; nothing in it may run or call out.
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
 }
 
 router = APIRouter(tags=["audits"], route_class=JsonRoute)
@@ -35,75 +47,114 @@ router = APIRouter(tags=["audits"], route_class=JsonRoute)
     "/audit",
     status_code=202,
     summary="Audit a request",
-    responses=when_waited(schemas.Audit) | documented(403, 404, 409),
+    responses=when_waited(schemas.Audit) | documented(403, 404, 409, 429),
 )
 async def create_audit(
     *,
     body: schemas.NewAudit,
-    owner: Owner,
+    party: OwnerOrAuditor,
     service: CurrentService,
     wait: WaitSeconds,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> schemas.Audit:
-    """Compare the model before and after on your own samples and on its control images.
+    """Compare the model before and after on your own samples, beside samples that it kept and never saw.
 
     Same seed and views before and after. `Prefer: wait=N` answers 200 with the final report.
     """
-    first = await run_in_threadpool(_create, service, owner, body, idempotency_key)
-    answer = await until_final(first, lambda: _read(service, owner, first.id), _is_done, wait)
+    first, job_id = await run_in_threadpool(_create, service, party, body, idempotency_key)
+    with service.endings.of(job_id) as ended:
+        answer = await until_final(
+            first, lambda: _read(service, party, first.id), _is_done, wait, ended=ended
+        )
     accepted(response, f"/audits/{first.id}", final=_is_done(answer), waited=wait)
     return answer
 
 
 def _create(
-    service: Service, owner: Party, body: schemas.NewAudit, key: str | None
-) -> schemas.Audit:
+    service: Service, party: Party, body: schemas.NewAudit, key: str | None
+) -> tuple[schemas.Audit, str]:
+    asked = body.asked()
+    audits.require_known_keys(service.sessions, service.indexes, party, asked, key)
     with service.sessions.begin() as session:
         row = audits.create(
-            session,
-            owner,
-            request_id=body.request_id,
-            dataset_ids=body.dataset_ids,
-            settings=body.settings(),
-            idempotency_key=key,
+            session, party, asked, budget=Budget.of(service.settings), idempotency_key=key
         )
         session.refresh(row)
-        return schemas.Audit.of(row)
+        return schemas.Audit.of(row), row.job_id
 
 
 def _is_done(audit: schemas.Audit) -> bool:
     return audit.state in FINAL_WORK_STATES
 
 
-def _read(service: Service, owner: Party, audit_id: str) -> schemas.Audit:
+def _read(service: Service, party: Party, audit_id: str) -> schemas.Audit:
     with service.sessions() as session:
-        return schemas.Audit.of(visibility.one(session, _readable(owner), audit_id))
+        return schemas.Audit.of(visibility.one(session, _readable(party), audit_id))
 
 
 def _readable(party: Party) -> Select[Audit]:
-    return visibility.audits(party).options(joinedload(Audit.before), joinedload(Audit.after))
+    sides = [
+        joinedload(side).options(lazyload(Checkpoint.datasets))
+        for side in (Audit.before, Audit.after)
+    ]
+    return visibility.audits(party).options(*sides)
 
 
 @router.get("/audits", summary="List audits", responses=documented(403))
-def list_audits(owner: Owner, service: CurrentService, page: Paging) -> Page[schemas.Audit]:
-    """Your audits, newest first."""
+def list_audits(
+    party: OwnerOrAuditor, service: CurrentService, page: Paging
+) -> Page[schemas.Audit]:
+    """Audits of your requests, and those that you asked for as an auditor, newest first."""
     with service.sessions() as session:
-        rows, following = pages.rows(session, _readable(owner), page)
+        rows, following = pages.rows(session, _readable(party), page)
         items = [schemas.Audit.of(row) for row in rows]
     return Page(items=items, next_cursor=following)
 
 
 @router.get("/audits/{audit_id}", summary="Show an audit", responses=documented(403, 404))
-def show_audit(audit_id: AuditPath, owner: Owner, service: CurrentService) -> schemas.Audit:
-    """The report once it is there: scores with intervals, control, contrast and verdict."""
-    return _read(service, owner, audit_id)
+def show_audit(
+    audit_id: AuditPath, party: OwnerOrAuditor, service: CurrentService
+) -> schemas.Audit:
+    """The report once it is there: scores with intervals, the test, its power, and the verdict."""
+    return _read(service, party, audit_id)
+
+
+@router.get(
+    "/audits/{audit_id}/report.html",
+    summary="Download the report as a page",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One HTML page with everything in it.",
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
+        **documented(403, 404),
+    },
+)
+def download_report(
+    audit_id: AuditPath, party: OwnerOrAuditor, service: CurrentService
+) -> Response:
+    """Verdict, pictures, numbers and how to check them, for reading and printing."""
+    row, bundle_key = _finished(service, party, audit_id)
+    with service.sessions() as session:
+        request = visibility.one(session, visibility.requests(party), row.request_id)
+    audit = schemas.Audit.of(row).model_dump(mode="json")
+    told = {"id": request.id, "model_id": request.model_id, "method": request.method}
+
+    def draw(bundle: "Bundle") -> bytes:
+        from expunge.evidence.pictures.report import report_html  # noqa: PLC0415 - see Drawings
+
+        return report_html(audit["report"], bundle, audit=audit, request=told)
+
+    page = service.drawings.get((audit_id, "report.html"), bundle_key, draw)
+    return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
 
 
 @router.get(
     "/audits/{audit_id}/{which}.{suffix}",
     summary="Download a matrix",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses={
         200: {
             "description": "Heat map, table, or float32 array.",
@@ -118,17 +169,49 @@ def show_audit(audit_id: AuditPath, owner: Owner, service: CurrentService) -> sc
 def download_matrix(
     *,
     audit_id: AuditPath,
-    which: schemas.Which,
-    suffix: Literal["png", "csv", "npy"],
-    owner: Owner,
+    which: Literal[schemas.Which, "triptych"],
+    suffix: Suffix,
+    party: OwnerOrAuditor,
     service: CurrentService,
     level: schemas.Level = "encoder",
 ) -> Response:
-    """Alignment matrix `before` or `after`, or their `gap`, of encoder features or projections."""
+    """Alignment matrix `before` or `after`, or their `gap`, of one kind of outputs.
+
+    As picture, table or array; `triptych` is the picture of all three.
+    """
+    row, bundle_key = _finished(service, party, audit_id)
+    report = row.report or {}
+    if level not in report["levels"] or (which == "triptych" and suffix in ("csv", "npy")):
+        raise NotFound(f"Audit {audit_id} has no {level} {which}.{suffix}.")
+    draw = partial(_drawn, which, suffix, level, report["verdict"]["sentence"])
+    data = service.drawings.get((audit_id, level, which, suffix), bundle_key, draw)
+    headers = {"Cache-Control": CACHE_CONTROL}
+    return Response(data, media_type=MEDIA_TYPES[suffix], headers=headers)
+
+
+def _finished(service: Service, party: Party, audit_id: str) -> tuple[Audit, str]:
     with service.sessions() as session:
-        row = visibility.one(session, visibility.audits(owner), audit_id)
-    try:
-        key = (row.objects or {})[level][which][suffix]
-    except KeyError:
-        raise NotFound(f"Audit {audit_id} has no {level} {which}.{suffix} (yet).") from None
-    return stream_object(service.store, key, MEDIA_TYPES[suffix])
+        row = visibility.one(session, _readable(party), audit_id)
+    key = audits.bundle_key(row)
+    if key is None:
+        raise NotFound(f"Audit {audit_id} has no pictures yet.")
+    return row, key
+
+
+def _drawn(
+    which: Literal[schemas.Which, "triptych"],
+    suffix: Suffix,
+    level: str,
+    sentence: str,
+    bundle: "Bundle",
+) -> bytes:
+    # Imported here: see Drawings.
+    from expunge.evidence.pictures import heat_maps, tables  # noqa: PLC0415
+
+    if suffix == "csv":
+        return tables.matrix_csv(bundle.matrices[level][which], bundle.keys)
+    if suffix == "npy":
+        return tables.matrix_npy(bundle.matrices[level][which])
+    if which == "triptych":
+        return heat_maps.triptych(bundle, level, sentence=sentence, form=suffix)
+    return heat_maps.heat_map(bundle, which, level, sentence=sentence, form=suffix)

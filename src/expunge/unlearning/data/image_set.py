@@ -108,22 +108,32 @@ def load_shards(
     samples = list(chain.from_iterable(iter_samples(path) for path in paths))
     if not samples:
         raise ValueError("the shards hold no samples")
+    labels = [sample.label for sample in samples if sample.label is not None]
+    texts = [sample.caption for sample in samples if sample.caption and sample.caption.strip()]
+    captioned = context_length is not None and len(texts) == len(samples)
+    return ImageSet(
+        images=decode_images(samples, image_size, threads=threads),
+        ids=torch.tensor([sample_id(sample.sha256) for sample in samples], dtype=torch.int64),
+        keys=[sample.key for sample in samples],
+        labels=torch.tensor(labels, dtype=torch.int64) if len(labels) == len(samples) else None,
+        captions=tokenise(texts, context_length) if captioned and context_length else None,
+    )
+
+
+def decode_images(
+    samples: Sequence[Sample], image_size: int, *, threads: int = DECODE_THREADS
+) -> Tensor:
+    """(N, 3, S, S) uint8 pixels of N >= 1 samples, resized and cropped as by `load_shards`.
+
+    Raises ShardError for an image that cannot be decoded.
+    """
 
     def decode(sample: Sample) -> np.ndarray:
         return _square(decode_image(sample.image, sample.suffix), image_size)
 
     with ThreadPoolExecutor(threads) as pool:
         pixels = np.stack(list(pool.map(decode, samples)))
-    labels = [sample.label for sample in samples if sample.label is not None]
-    texts = [sample.caption for sample in samples if sample.caption and sample.caption.strip()]
-    captioned = context_length is not None and len(texts) == len(samples)
-    return ImageSet(
-        images=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-        ids=torch.tensor([sample_id(sample.sha256) for sample in samples], dtype=torch.int64),
-        keys=[sample.key for sample in samples],
-        labels=torch.tensor(labels, dtype=torch.int64) if len(labels) == len(samples) else None,
-        captions=tokenise(texts, context_length) if captioned and context_length else None,
-    )
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def load_for(spec: EncoderSpec, paths: Sequence[Path]) -> ImageSet:

@@ -1,0 +1,191 @@
+"""Pairs of encoders, before and after, and what they say about samples; kept warm from one job to the next.
+
+The one place of the interactive worker that runs encoders. Never writes to the database.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from expunge.evidence.audit import MIN_REFERENCE, Level, Outputs, Reference, Side
+from expunge.registry import subsets
+from expunge.registry.jobs import Failure
+from expunge.registry.lifecycles import CheckpointState, DatasetState
+from expunge.registry.subsets import Chosen, Indexes, Subset
+from expunge.registry.tables import Checkpoint, CheckpointDataset, Dataset, Model
+from expunge.unlearning import checkpoints
+from expunge.unlearning.audit import stream_outputs
+from expunge.unlearning.frameworks import Learner
+from expunge.unlearning.hardware import resolve_device
+from expunge.worker.context import Context
+from expunge.worker.leases import Held
+from expunge.worker.samples import Images
+from expunge.worker.staging import Stage
+from expunge.worker.warmth import Warm
+from expunge.worker.watching import JobFailed
+
+WARM_LEARNERS = 4
+WARM_REFERENCE_BYTES = 512 * 2**20
+"""Of outputs on samples of others: some 55 MB a pair of ResNet-18, seed and ten views."""
+MAX_REFERENCE = 512
+"""More samples of others hardly sharpen a comparison, which the owner's few samples dominate."""
+
+NO_SAMPLES = Failure("refused", "none of the samples that were asked for is there")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two checkpoints of one model, and how their outputs are looked at."""
+
+    before: Checkpoint
+    after: Checkpoint
+    views: int
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What outputs depend on beside the samples."""
+        return self.before.digest, self.after.digest, self.views, self.seed
+
+
+class Encoders:
+    """Of one worker process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.indexes = Indexes(context.store)
+        self.images = Images(context.store)
+        self._learners: Warm[str, Learner] = Warm(WARM_LEARNERS)
+        self._references: Warm[tuple[object, ...], Reference] = Warm(WARM_REFERENCE_BYTES, _weight)
+
+    def learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
+        """The checkpoint's encoder.
+
+        Raises:
+            JobFailed: its weights were destroyed.
+            ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
+        """
+        if checkpoint.state != CheckpointState.READY:
+            raise JobFailed(Failure("refused", f"the weights of {checkpoint.id} were destroyed"))
+
+        def load() -> Learner:
+            with self._context.scratch(checkpoint.id) as folder:
+                stage = Stage(self._context.store, held, folder)
+                device = resolve_device(self._context.settings.device)
+                return checkpoints.load(stage.checkpoint(checkpoint), device)
+
+        return self._learners.get_or_load(checkpoint.digest, load)
+
+    def choose(self, subset: Subset, datasets: Sequence[Dataset], held: Held) -> list[Chosen]:
+        """The samples of a subset; at least one.
+
+        Raises:
+            JobFailed: its data sets were deleted, or it has no sample.
+            ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
+        """
+        if gone := [each.id for each in datasets if each.state != DatasetState.SEALED]:
+            reason = f"the samples of {', '.join(sorted(gone))} were deleted"
+            raise JobFailed(Failure("refused", reason))
+        chosen = held.patiently(lambda: subsets.choose(subset, datasets, self.indexes))
+        if not chosen:
+            raise JobFailed(NO_SAMPLES)
+        return chosen
+
+    def outputs(self, pair: Pair, chosen: Sequence[Chosen], held: Held) -> dict[Level, Outputs]:
+        """What both encoders say about at least one sample.
+
+        Raises:
+            JobFailed: weights were destroyed.
+            ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
+        """
+        before, after = self.learner(pair.before, held), self.learner(pair.after, held)
+        return stream_outputs(
+            before,
+            after,
+            self.images.read(held, chosen, before.spec),
+            len(chosen),
+            views=pair.views,
+            seed=pair.seed,
+            device=self._context.settings.device,
+        )
+
+    def retained(self, pair: Pair, owner_id: str, held: Held) -> Reference | None:
+        """A fixed draw of samples that the model kept, none of them this owner's; None if there are too few.
+
+        Raises:
+            As `outputs`.
+        """
+
+        def datasets() -> Sequence[Dataset]:
+            with self._context.sessions() as session:
+                kept = select(CheckpointDataset.dataset_id).where(
+                    CheckpointDataset.checkpoint_id == pair.after.id,
+                    ~CheckpointDataset.forgotten,
+                )
+                return session.scalars(
+                    select(Dataset).where(
+                        Dataset.id.in_(kept),
+                        Dataset.owner_id != owner_id,
+                        Dataset.state == DatasetState.SEALED,
+                    )
+                ).all()
+
+        key = ("retained", owner_id, *pair.key)
+        warm = self._references.get(key)
+        if warm is None:
+            seed = pair.after.digest
+            warm = self._reference(pair, held.patiently(datasets), seed, held, MIN_REFERENCE)
+            if warm is not None:
+                self._references.keep(key, warm)
+        return warm
+
+    def control(self, pair: Pair, held: Held) -> Reference | None:
+        """A fixed draw of the model's control images, which it never saw; None if it names none.
+
+        Raises:
+            As `outputs`.
+        """
+
+        def dataset() -> Dataset | None:
+            with self._context.sessions() as session:
+                return session.scalar(
+                    select(Dataset)
+                    .join(Model, Model.control_dataset_id == Dataset.id)
+                    .where(Model.id == pair.before.model_id, Dataset.state == DatasetState.SEALED)
+                )
+
+        found = held.patiently(dataset)
+        if found is None:
+            return None
+        key = ("control", found.id, *pair.key)
+        warm = self._references.get(key)
+        if warm is None:
+            warm = self._reference(pair, [found], str(found.digest), held, 1)
+            if warm is not None:
+                self._references.keep(key, warm)
+        return warm
+
+    def _reference(
+        self, pair: Pair, datasets: Sequence[Dataset], seed: str, held: Held, least: int
+    ) -> Reference | None:
+        chosen = held.patiently(lambda: subsets.drawn(datasets, self.indexes, MAX_REFERENCE, seed))
+        if len(chosen) < least:
+            return None
+        return Reference(self.outputs(pair, chosen, held))
+
+
+def _weight(reference: Reference) -> int:
+    """Bytes of the outputs and of the matrices that come to be kept with them."""
+    return sum(
+        _side_bytes(side)
+        for level in reference.levels.values()
+        for side in (level.before, level.after)
+    )
+
+
+def _side_bytes(side: Side) -> int:
+    samples = side.views.shape[1]
+    captions = 0 if side.captions is None else side.captions.nbytes
+    matrix = samples * samples * side.views.itemsize
+    return int(side.views.nbytes + side.cosines.nbytes + captions + matrix)
