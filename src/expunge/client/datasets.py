@@ -24,6 +24,15 @@ class DatasetCalls(Calls):
         """One data set."""
         return r.Dataset.model_validate(get(self._transport, f"/datasets/{dataset_id}"))
 
+    def delete_dataset(self, dataset_id: str) -> r.Dataset:
+        """Remove an own data set's samples for good; `deleting` while the store has not confirmed it.
+
+        Raises:
+            ProblemError: `dataset-in-use`, with `held_by`, while something needs it.
+        """
+        answer = self._transport.send("DELETE", f"/datasets/{dataset_id}", repeatable=True)
+        return r.Dataset.model_validate(answer.json())
+
     def upload_shard(self, dataset_id: str, path: Path, name: str | None = None) -> r.Shard:
         """Upload one tar shard from disk, streamed; the same name again replaces it."""
         answer = self._transport.send(

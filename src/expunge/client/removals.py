@@ -66,6 +66,11 @@ class RemovalCalls(Calls):
         """What happened to a request, in order."""
         return pages(self._transport, f"/requests/{request_id}/log", r.LogEntry.model_validate)
 
+    def residue(self, request_id: str) -> list[r.Residue]:
+        """What still exists of a request's data, where, why and until when."""
+        answer = get(self._transport, f"/requests/{request_id}/residue")
+        return [r.Residue.model_validate(each) for each in answer["items"]]
+
     def watch_request(self, request_id: str) -> Iterator[r.Event]:
         """The events of a request until it is final, through lost connections."""
         return events(self._transport, f"/requests/{request_id}/events")

@@ -100,6 +100,7 @@ class Dataset(Resource):
     granted_to: list[str] | None = None
     created_at: datetime
     sealed_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
 class SampleInfo(Resource):
@@ -233,6 +234,23 @@ class RemovalRequest(Resource):
     protocol_audit_id: str | None = None
     """The service's own audit, by the protocol fixed when the request was made."""
     alerts: int = 0
+
+
+class Residue(Resource):
+    """One thing that still holds something of a request's data, or `count` alike.
+
+    `id` is None where the caller is not to know it; it goes at `until`, or under `condition`.
+    """
+
+    what: str
+    id: str | None = None
+    digest: str | None = None
+    count: int = 1
+    where: str
+    state: str
+    why: str
+    until: datetime | None = None
+    condition: str | None = None
 
 
 class Failure(Resource):

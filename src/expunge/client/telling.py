@@ -15,6 +15,7 @@ from expunge.client.resources import (
     Estimate,
     LogEntry,
     RemovalRequest,
+    Residue,
     Span,
 )
 
@@ -80,6 +81,28 @@ def _why(entry: LogEntry) -> str:
     return ": ".join(filter(None, parts))
 
 
+def residue_table(found: Iterable[Residue]) -> Table:
+    """One thing a row: what it is and why it is there, where, and when it goes."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("what is left, and why", overflow="fold", ratio=3)
+    table.add_column("where", overflow="fold", ratio=1)
+    table.add_column("until", overflow="fold", ratio=2)
+    for each in found:
+        named = each.id or ("" if each.count == 1 else f"({each.count})")
+        table.add_row(
+            f"[bold]{escape(f'{each.what} {named}'.strip())}[/]: {escape(each.state)}\n"
+            f"[dim]{escape(each.why)}",
+            escape(each.where),
+            escape(_ending(each)),
+        )
+    return table
+
+
+def _ending(each: Residue) -> str:
+    day = "" if each.until is None else f"{each.until:%Y-%m-%d}"
+    return ", ".join(filter(None, (day, each.condition))) or NOT_THERE
+
+
 def lineage_table(ancestries: Iterable[Ancestry]) -> RenderableType:
     """Checkpoints oldest first; below, why one cannot go back, and whether a retrain is advised."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
@@ -115,6 +138,8 @@ def lineage_table(ancestries: Iterable[Ancestry]) -> RenderableType:
 def _place(each: Ancestry) -> str:
     if each.is_head:
         return "head"
+    if each.destroyed_at is not None:
+        return "destroyed"
     if each.promoted_at is not None:
         return "was head"
     return "withheld" if each.problem is not None and each.state == "ready" else each.state

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.formats.shards import SampleRecord
-from expunge.registry import idempotency, jobs, log, orphans, visibility, waiting
+from expunge.registry import idempotency, jobs, log, orphans, retention, visibility, waiting
 from expunge.registry.errors import Conflict, NotFound, NotSealed
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import DatasetState
@@ -68,6 +68,8 @@ def owned(session: Session, owner: Party, dataset_id: str, *, lock: bool = False
 
 def check_accepts_shards(dataset: Dataset) -> None:
     """Raise Conflict unless shards may be added to the data set now."""
+    if gone := retention.deleted(dataset):
+        raise gone
     if dataset.state not in (DatasetState.OPEN, DatasetState.INVALID):
         raise Conflict(
             f"Data set {dataset.id} is {dataset.state}; shards are accepted while it is open.",
@@ -115,6 +117,8 @@ def start_sealing(session: Session, owner: Party, dataset_id: str) -> tuple[Data
     dataset = owned(session, owner, dataset_id, lock=True)
     if dataset.state in (DatasetState.SEALING, DatasetState.SEALED):
         return dataset, None
+    if gone := retention.deleted(dataset):
+        raise gone
     if not dataset.shards:
         raise Conflict(f"Data set {dataset.id} has no shard; upload one first.")
     move(session, dataset, DatasetState.SEALING, actor=owner.id, problem=None)
@@ -165,8 +169,11 @@ def grant(session: Session, owner: Party, dataset_id: str, party_id: str) -> Gra
 
     Raises:
         NotFound: not an own data set, or no such model owner.
+        DatasetDeleted: its owner deleted it.
     """
-    dataset = owned(session, owner, dataset_id)
+    dataset = owned(session, owner, dataset_id, lock=True)
+    if gone := retention.deleted(dataset):
+        raise gone
     grantee = session.get(Party, party_id)
     if grantee is None or grantee.role != Role.MODEL_OWNER:
         raise NotFound.of("model owner", party_id)
@@ -197,11 +204,15 @@ def withdraw_grant(session: Session, owner: Party, dataset_id: str, party_id: st
 def usable(session: Session, party: Party, dataset_ids: Sequence[str]) -> list[Dataset]:
     """The sealed data sets of these ids that the party owns or was granted, in the given order.
 
+    They cannot be deleted before the session's transaction, which records what uses them, has ended.
+
     Raises:
         NotFound: one is unknown or another party's (all such ids are named).
-        NotSealed: one is not sealed yet.
+        NotSealed, DatasetDeleted: one is not sealed yet, or deleted.
     """
-    rows = session.scalars(visibility.datasets(party).where(Dataset.id.in_(dataset_ids))).all()
+    seen = visibility.datasets(party).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id)
+    shared = seen.with_for_update(read=True, of=Dataset)
+    rows = session.scalars(shared.execution_options(populate_existing=True)).all()
     found = {row.id: row for row in rows}
     if missing := [each for each in dataset_ids if each not in found]:
         raise NotFound.of("data set", missing)
@@ -210,8 +221,10 @@ def usable(session: Session, party: Party, dataset_ids: Sequence[str]) -> list[D
 
 
 def require_sealed(rows: Iterable[Dataset]) -> None:
-    """Raise NotSealed if one of the data sets is not sealed."""
+    """Raise NotSealed if one of the data sets is not sealed, DatasetDeleted if it is deleted."""
     for row in rows:
+        if gone := retention.deleted(row):
+            raise gone
         if row.state != DatasetState.SEALED:
             raise NotSealed(f"Data set {row.id} is {row.state}; seal it first.", state=row.state)
 

@@ -86,15 +86,16 @@ def every(sessions: Sessions) -> Iterator[tuple[str, str]]:
                 rows = session.execute(query).all()
             for *ids, value in rows:
                 row = f"{table.__tablename__} {'/'.join(ids)}"
-                yield from ((key, row) for key in _strings(value))
+                yield from ((key, row) for key in keys_in(value))
             if len(rows) < PAGE:
                 break
             query = pages.where(tuple_(*identity) > tuple_(*rows[-1][:-1]))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def keys_in(value: Any) -> Iterator[str]:
+    """The keys that a row's column holds: one, or all strings of a document."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
+            yield from keys_in(inner)

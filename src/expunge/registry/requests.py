@@ -56,8 +56,8 @@ def create(
     Raises:
         IdempotencyConflict: the key was used for another request.
         NotFound: a data set is not the caller's, or the model was not trained on any of theirs.
-        Invalid, UnknownMethod, InvalidParameters, NotInTrainingData, NotSealed, AlreadyForgotten,
-        Conflict: see each; nothing is changed.
+        Invalid, UnknownMethod, InvalidParameters, NotInTrainingData, NotSealed, DatasetDeleted,
+        AlreadyForgotten, Conflict: see each; nothing is changed.
     """
     request_id = new_id(Prefix.REQUEST)
     call = idempotency.Call(
@@ -188,6 +188,9 @@ def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) ->
         select(Dataset)
         .where(Dataset.id.in_(dataset_ids), Dataset.owner_id == owner.id)
         .options(lazyload(Dataset.shards))
+        .order_by(Dataset.id)
+        # None of them is deleted before the request is there.
+        .with_for_update(read=True)
     ).all()
     if missing := sorted(set(dataset_ids) - {row.id for row in rows}):
         raise NotFound.of("data set", missing)

@@ -21,6 +21,7 @@ from expunge.registry import checkpoints, lineage, models, orphans, policies, vi
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
+from expunge.registry.lifecycles import DatasetState
 from expunge.registry.tables import Checkpoint, Dataset, Job, JobKind, Model, Party
 from expunge.worker.context import Context
 from expunge.worker.courier import Courier
@@ -96,9 +97,11 @@ def _plan(context: Context, lease: Lease) -> _Plan:
 
 
 def _usable(session: Session, model: Model, dataset_ids: set[str]) -> set[str]:
-    """Those of the data sets that the model's owner owns or is still granted."""
+    """Those of the data sets that are there, and that the model's owner owns or is still granted."""
     owner = session.get_one(Party, model.owner_id)
-    rows = visibility.datasets(owner).where(Dataset.id.in_(dataset_ids))
+    rows = visibility.datasets(owner).where(
+        Dataset.id.in_(dataset_ids), Dataset.state == DatasetState.SEALED
+    )
     return {row.id for row in session.scalars(rows)}
 
 

@@ -1,7 +1,9 @@
 """Data sets: open one, upload shards, seal it, let a model owner train on it."""
 
 import re
+from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -17,12 +19,16 @@ from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.shards import ShardError, check_structure
-from expunge.registry import datasets, orphans, visibility
+from expunge.registry import datasets, deletion, destruction, orphans, retention, visibility
 from expunge.registry.errors import InvalidShard, NotSealed
 from expunge.registry.lifecycles import DatasetState
+from expunge.registry.objects import StoreUnavailable
 from expunge.registry.tables import Party
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar")
+CONFIRMED: dict[int | str, dict[str, Any]] = {
+    200: {"model": schemas.Dataset, "description": "The object store confirmed that it is gone."}
+}
 
 router = APIRouter(tags=["datasets"], route_class=JsonRoute)
 uploads = APIRouter(tags=["datasets"])
@@ -63,6 +69,32 @@ def show_dataset(
 ) -> schemas.Dataset:
     """State, counts, digest and shards. A model owner with a grant sees this, and no sample."""
     return _read(service, reader, dataset_id)
+
+
+@router.delete(
+    "/datasets/{dataset_id}",
+    status_code=202,
+    summary="Delete a data set",
+    responses=CONFIRMED | documented(403, 404, 409),
+)
+def delete_dataset(
+    dataset_id: DatasetPath, owner: Owner, service: CurrentService, response: Response
+) -> schemas.Dataset:
+    """Remove its samples, and what audits of it hold, for good. Doing so again changes nothing.
+
+    Refused with `dataset-in-use` and `held_by` while a model holds it or work on it has not ended.
+    `200` with state `deleted` once the object store confirmed that all is gone; `202` with state
+    `deleting` if that has to be tried again, which happens by itself. Its row stays, with digest
+    and counts: they are evidence. Nobody can audit what was forgotten of it any more.
+    """
+    with service.sessions.begin() as session:
+        deletion.start(session, owner, dataset_id)
+    with suppress(StoreUnavailable):
+        destruction.finish(service.sessions, service.store, dataset_id)
+    answer = _read(service, owner, dataset_id)
+    if answer.state == DatasetState.DELETED:
+        response.status_code = 200
+    return answer
 
 
 @uploads.put(
@@ -179,6 +211,8 @@ def list_samples(
     """The samples of a sealed data set of your own or delegated to you, in order of shard and position."""
     with service.sessions() as session:
         row = visibility.one(session, visibility.sampled_datasets(reader), dataset_id)
+    if gone := retention.deleted(row):
+        raise gone
     if row.index_key is None:
         raise NotSealed(f"Data set {row.id} is {row.state}; it has samples once it is sealed.")
     start = pages.offset(page)

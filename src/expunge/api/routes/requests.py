@@ -16,10 +16,11 @@ from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import requests as schemas
 from expunge.api.schemas.log import SHARED, LogEntry
+from expunge.api.schemas.residue import RequestResidue, Residue
 from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
-from expunge.registry import access, lifecycles, requests, reviews, visibility
+from expunge.registry import access, lifecycles, requests, residue, reviews, visibility
 from expunge.registry.tables import Checkpoint, Model, Party, Request, Role
 
 router = APIRouter(tags=["requests"], route_class=JsonRoute)
@@ -138,6 +139,29 @@ def read_request_log(
     actors = {row.owner_id: row.owner_id, model.owner_id: "model owner", owner.id: "you"}
     items = [LogEntry.of(each, number, actors, SHARED) for number, each in found]
     return Page(items=items, next_cursor=following)
+
+
+@router.get(
+    "/requests/{request_id}/residue",
+    summary="Show what is left of the data",
+    responses=documented(403, 404),
+)
+def show_residue(
+    request_id: RequestPath, reader: OwnerOrAuditor, service: CurrentService
+) -> RequestResidue:
+    """What still exists of the request's data, where, why and until when.
+
+    Names what the request's owner may know; the rest is counted. To the model's owner and to
+    auditors audits and encodings are counted only.
+    """
+    with service.sessions() as session:
+        row = visibility.one(session, visibility.requests(reader), request_id)
+        found = residue.of(session, row)
+        if reader.role == Role.AUDITOR:
+            only = set(session.scalars(access.delegated_datasets(reader)))
+            found = [each for each in found if each.what != "raw-samples" or each.id in only]
+    shown = found if reader.id == row.owner_id else residue.for_others(found)
+    return RequestResidue(request_id=row.id, items=[Residue.of(each) for each in shown])
 
 
 def _readable(party: Party) -> Select[Request]:

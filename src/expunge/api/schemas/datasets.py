@@ -39,7 +39,7 @@ class Dataset(BaseModel):
 
     id: str = Field(examples=[f"dst_{EXAMPLE_HEX}"])
     owner_id: str
-    name: str
+    name: str = Field(description="Empty once it is deleted.")
     state: DatasetState
     problem: Fault | None = Field(description="Why sealing refused it.")
     samples: int
@@ -51,6 +51,7 @@ class Dataset(BaseModel):
     )
     created_at: datetime
     sealed_at: datetime | None
+    deleted_at: datetime | None = Field(description="When its samples were gone.")
 
     @classmethod
     def of(cls, row: tables.Dataset, reader: tables.Party) -> Self:
@@ -69,6 +70,7 @@ class Dataset(BaseModel):
             granted_to=[each.party_id for each in row.grants] if own else None,
             created_at=row.created_at,
             sealed_at=row.sealed_at,
+            deleted_at=row.deleted_at,
         )
 
 

@@ -1,4 +1,4 @@
-"""`expunge datasets …`: create, upload, seal, list, show, grant."""
+"""`expunge datasets …`: create, upload, seal, list, show, grant, delete."""
 
 import tempfile
 from pathlib import Path
@@ -93,6 +93,23 @@ def grant(
     else:
         session.client.grant(dataset, party)
     session.show(session.client.dataset(dataset))
+
+
+@command(app, "delete")
+def delete(
+    session: Session,
+    dataset: DatasetId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a data set's samples for good, and what audits of it hold; nothing can be audited afterwards.
+
+    Example: expunge datasets delete dst_… --yes
+    """
+    if not yes:
+        typer.confirm("Its samples are gone for good, and audits of them end. Delete?", abort=True)
+    deleted = session.client.delete_dataset(dataset)
+    waits = "The store has not confirmed it yet; the service tries again by itself."
+    session.show(deleted, hint=waits if deleted.state == "deleting" else None)
 
 
 def _seal(session: Session, dataset_id: str) -> None:

@@ -7,7 +7,7 @@ import typer
 from expunge.client.commands.jobs import show_events
 from expunge.client.commands.session import CommandError, Session, command, pairs
 from expunge.client.resources import RemovalRequest
-from expunge.client.telling import clock, due, log_table
+from expunge.client.telling import clock, due, log_table, residue_table
 
 app = typer.Typer(no_args_is_help=True, help="Ask a model to forget your data sets.")
 
@@ -99,6 +99,12 @@ def withdraw(session: Session, request: RequestId) -> None:
 def log(session: Session, request: RequestId) -> None:
     """Tell everything that happened to a request, in order."""
     session.show_table(session.client.request_log(request), log_table)
+
+
+@command(app, "residue")
+def residue(session: Session, request: RequestId) -> None:
+    """Tell what still exists of a request's data, where, why and until when."""
+    session.show_table(session.client.residue(request), residue_table)
 
 
 def _show(session: Session, request: RemovalRequest) -> None:
