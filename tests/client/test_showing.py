@@ -14,8 +14,11 @@ from expunge.client.problems import problem_of
 from expunge.client.progress import describe, follow
 from expunge.client.reports import AuditReport
 from expunge.client.resources import End, Progress, StateChange
+from expunge.evidence.pictures.colours import DIVERGING
+from expunge.evidence.pictures.scales import Scale
 
 NOW = "2026-01-01T00:00:00Z"
+UNIT = Scale(-1.0, 1.0, DIVERGING)
 RESULT = ComparisonResult.model_validate(
     {
         "columns": ["emia"],
@@ -141,20 +144,21 @@ def test_in_a_terminal_progress_shows_epoch_loss_speed_and_time_left() -> None:
 
 def test_without_colours_a_matrix_is_drawn_in_letters() -> None:
     matrix = np.array([[1.0, -1.0], [0.0, 5.0]], dtype=np.float32)
-    assert letter_map(matrix, limit=1.0) == "@@  \n++@@"
-    assert len(letter_map(np.eye(100, dtype=np.float32)).splitlines()) == 24
+    assert letter_map(matrix, UNIT) == "@@  \n++@@"
+    assert len(letter_map(np.eye(100, dtype=np.float32), UNIT).splitlines()) == 24
 
 
 def test_a_heat_map_has_two_rows_a_line_and_one_column_a_sample() -> None:
-    lines = rendered(heat_map(np.eye(5, dtype=np.float32))).splitlines()
+    lines = rendered(heat_map(np.eye(5, dtype=np.float32), UNIT)).splitlines()
     assert [len(line) for line in lines] == [5, 5, 5]
 
 
-def test_colours_tell_the_sign_and_the_scale() -> None:
+def test_a_terminal_shows_the_colours_of_the_pictures() -> None:
     matrix = np.array([[1, -1], [0, 0]], dtype=np.float32)
-    segments = list(heat_map(matrix, limit=1.0).segments)
+    segments = list(heat_map(matrix, UNIT).segments)
     colours = [segment.style.color.triplet for segment in segments if segment.style]
-    assert [tuple(colour) for colour in colours] == [(178, 24, 43), (33, 102, 172)]
+    orange, blue = (bytes.fromhex(DIVERGING[end][1:]) for end in (-1, 0))
+    assert [tuple(colour) for colour in colours] == [tuple(orange), tuple(blue)]
 
 
 def test_large_matrices_are_averaged_over_blocks() -> None:

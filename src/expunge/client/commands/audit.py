@@ -10,6 +10,7 @@ from expunge.client.findings import findings_table
 from expunge.client.heatmap import SHADES, heat_map, letter_map
 from expunge.client.reports import Audit
 from expunge.client.resources import Level, Which
+from expunge.evidence.pictures.scales import alignment_scale, gap_scale
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 PICTURES: tuple[Which, ...] = get_args(Which)
@@ -71,15 +72,16 @@ def save_pictures(session: Session, done: Audit, out: Path) -> list[Path]:
 
 
 def _draw(session: Session, done: Audit, level: Level) -> None:
-    for which in PICTURES:
-        matrix = session.client.matrix(done.id, which, level)
-        limit = None if which == "gap" else 1.0
-        bound = limit or float(abs(matrix).max())
+    matrices = {which: session.client.matrix(done.id, which, level) for which in PICTURES}
+    alike = alignment_scale(matrices["before"], matrices["after"])
+    for which, matrix in matrices.items():
+        scale, centre = (gap_scale(matrix), ", white 0") if which == "gap" else (alike, "")
         if session.out.color_system is None:
-            scale = f"'{SHADES[0]}' −{bound:.3g} to '{SHADES[-1]}' +{bound:.3g}"
-            session.out.print(f"{level}, {which} ({scale})", highlight=False)
-            session.out.print(letter_map(matrix, limit=limit), markup=False, highlight=False)
+            ends = f"'{SHADES[0]}' {scale.low:+.3g} to '{SHADES[-1]}' {scale.high:+.3g}"
+            session.out.print(f"{level}, {which} ({ends})", highlight=False)
+            session.out.print(letter_map(matrix, scale), markup=False, highlight=False)
             continue
-        scale = f"blue −{bound:.3g}, white 0, red +{bound:.3g}"
-        session.out.print(f"[bold]{level}, {which}[/] [dim]({scale})")
-        session.out.print(heat_map(matrix, limit=limit))
+        low, high = ("blue", "orange") if which == "gap" else ("dark", "bright")
+        ends = f"{low} {scale.low:+.3g}{centre}, {high} {scale.high:+.3g}"
+        session.out.print(f"[bold]{level}, {which}[/] [dim]({ends})")
+        session.out.print(heat_map(matrix, scale))

@@ -3,7 +3,6 @@
 Draws what a bundle holds, in the order of its forgetting scores; computes no statistic.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expunge.evidence.pictures.bundle import WHICH, Bundle, Matrix, Pixels, Which
-from expunge.evidence.pictures.colours import DIVERGING, SEQUENTIAL, colours_of, ink_on
+from expunge.evidence.pictures.colours import DIVERGING, SEQUENTIAL, ink_on
+from expunge.evidence.pictures.scales import Scale, alignment_scale, gap_scale
 from expunge.evidence.pictures.sheet import (
     DARK,
     MUTED,
@@ -31,10 +31,6 @@ MAX_THUMBNAILS = 40
 """Samples above which thumbnails would be specks; the axes then count."""
 MAX_WRITTEN = 8
 """Samples up to which each cell also says its value."""
-STEP = 0.05
-"""The ends of the scale of before and after are multiples of it."""
-LEAST_REACH = 0.01
-"""Of the gap's scale: rounding errors of equal encoders must not light up."""
 
 PANEL, SINGLE_PANEL = 2.9, 4.6
 PORTRAIT, SINGLE_WIDTH = 1.7, 7.6
@@ -103,30 +99,11 @@ def _heading(bundle: Bundle, level: str) -> str:
     return f"How alike {what} look to the model ({level_name(level)})"
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Colours from `low` to `high`."""
-
-    low: float
-    high: float
-    anchors: tuple[str, ...]
-
-
-def _scale(bundle: Bundle, which: Which, level: str) -> _Scale:
+def _scale(bundle: Bundle, which: Which, level: str) -> Scale:
     matrices = bundle.matrices[level]
     if which == "gap":
-        reach = _rounded_up(max(float(np.abs(matrices["gap"]).max()), LEAST_REACH))
-        return _Scale(-reach, reach, DIVERGING)
-    both = np.stack([matrices["before"], matrices["after"]])
-    low = math.floor(float(both.min()) / STEP) * STEP
-    high = math.ceil(float(both.max()) / STEP - 1e-4) * STEP
-    return _Scale(low, max(high, low + STEP), SEQUENTIAL)
-
-
-def _rounded_up(value: float) -> float:
-    """To two significant digits."""
-    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return math.ceil(value / digit - 1e-6) * digit
+        return gap_scale(matrices["gap"])
+    return alignment_scale(matrices["before"], matrices["after"])
 
 
 def _written(value: float, which: Which) -> str:
@@ -216,8 +193,7 @@ class _Drawing:
         axes.set_yticks([])
         if len(matrix) > MAX_WRITTEN:
             return
-        shares = (matrix - scale.low) / (scale.high - scale.low)
-        inks = colours_of(shares, scale.anchors) / 255
+        cells = scale.colours(matrix) / 255
         for row, column in np.ndindex(*matrix.shape):
             axes.text(
                 column,
@@ -226,20 +202,21 @@ class _Drawing:
                 ha="center",
                 va="center",
                 fontsize=CELL_PT[len(self.panels) > 1],
-                color=ink_on(inks[row, column]),
+                color=ink_on(cells[row, column]),
             )
 
     def _bars(self, sheet: Sheet, lefts: list[float], top: float) -> None:
         """One bar under the panels that share a scale."""
-        for group in (("before", "after"), ("gap",)):
+        groups: tuple[tuple[Which, ...], ...] = (("before", "after"), ("gap",))
+        for group in groups:
             places = [
                 left for which, left in zip(self.panels, lefts, strict=True) if which in group
             ]
             if places:
                 self._bar(sheet, group[0], places[0], places[-1] + self._side, top)
 
-    def _bar(self, sheet: Sheet, which: str, left: float, right: float, top: float) -> None:
-        scale = _scale(self.bundle, "gap" if which == "gap" else "before", self.level)
+    def _bar(self, sheet: Sheet, which: Which, left: float, right: float, top: float) -> None:
+        scale = _scale(self.bundle, which, self.level)
         axes = sheet.axes(left, top, right - left, BAR_HEIGHT)
         axes.imshow(
             np.linspace(0, 1, 257)[np.newaxis],
