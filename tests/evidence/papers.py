@@ -20,8 +20,11 @@ from expunge.evidence.certificate import (
     LogPosition,
     Metrics,
     Predicate,
+    Residue,
     Run,
+    Score,
     Utility,
+    report_digest,
     statement,
 )
 from expunge.evidence.chain import GENESIS, ROW_MEMBERS, Row
@@ -116,13 +119,30 @@ def paper(chain: list[Signer] | None = None, head_signer: Signer | None = None) 
             exposure=Exposure(
                 requested_at=AT.isoformat(), completed_at=AT.isoformat(), effective_at=None
             ),
+            residue=[
+                Residue(
+                    what="checkpoint",
+                    where="object store",
+                    state="kept",
+                    why="audits need it",
+                    id="ckp_base",
+                    digest="sha256:00",
+                    count=1,
+                    until=AT.isoformat(),
+                    condition=None,
+                )
+            ],
             audit=Audit(
                 id="aud_1",
-                kind="owner",
+                kind="protocol",
                 created_at=AT.isoformat(),
                 verdict="forgotten",
-                statistics={"p": 0.001},
-                report_sha256="00",
+                sentence="Your samples were forgotten.",
+                samples=8,
+                p=0.001,
+                alpha=0.01,
+                forgetting_score={"encoder": Score(mean=0.02, interval=[0.01, 0.03])},
+                report_sha256=report_digest({"seed": 2**60, "n_own": 8}),
             ),
             run=Run(job_id="job_1", manifest_sha256="00"),
             log=position(rows(), 2, head_signer or signers[-1]),

@@ -1,9 +1,12 @@
 """The erasure certificate: what a signed statement about a removal says. Never checks one, never signs one."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from expunge.evidence.canonical import canonical
 from expunge.evidence.succession import KnownKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -65,16 +68,44 @@ class Exposure(Part):
     """When a head without the data was first in force; none: not when this was written."""
 
 
+class Score(Part):
+    """Mean forgetting score over the owner's samples and its bootstrap interval, at one level."""
+
+    mean: float
+    interval: list[float] | None
+
+
 class Audit(Part):
-    """The audit that this certificate relies on; `report_sha256` is that of its canonical JSON."""
+    """The audit that this certificate relies on."""
 
     id: str
-    kind: Literal["protocol", "owner"]
-    """Made by the service as its protocol says, or asked for by the owner."""
+    kind: Literal["protocol", "asked"]
+    """Made by the service by the protocol that was fixed with the request, or asked for by its owner."""
     created_at: str
-    verdict: str | None
-    statistics: dict[str, Any] | None
+    verdict: str
+    sentence: str
+    samples: int
+    p: float | None
+    """Of the hypothesis that the model was not made to forget these samples; none without a test."""
+    alpha: float | None
+    forgetting_score: dict[str, Score]
+    """By level: encoder, projector."""
     report_sha256: str
+    """Of the whole report, see `report_digest`."""
+
+
+class Residue(Part):
+    """One thing that still held something of the data when this was written, or several alike."""
+
+    what: str
+    where: str
+    state: str
+    why: str
+    id: str | None
+    digest: str | None
+    count: int
+    until: str | None
+    condition: str | None
 
 
 class LogPosition(Part):
@@ -102,6 +133,10 @@ class Issuer(Part):
     keys: list[KnownKey]
 
 
+VOLATILE = ("certificate_id", "edition", "issued_at", "log", "issuer")
+"""Members of a predicate that differ from edition to edition though nothing has happened."""
+
+
 class Predicate(Part):
     """What was done."""
 
@@ -120,6 +155,7 @@ class Predicate(Part):
     result: Checkpoint
     metrics: Metrics
     exposure: Exposure
+    residue: list[Residue]
     audit: Audit | None
     run: Run | None
     log: LogPosition
@@ -135,6 +171,12 @@ class Statement(Part):
         alias="predicateType"
     )
     predicate: Predicate
+
+
+def report_digest(report: Mapping[str, Any]) -> str:
+    """SHA-256 of an audit's report as canonical JSON, hexadecimal; its seed as decimal text."""
+    told = {name: str(value) if name == "seed" else value for name, value in report.items()}
+    return hashlib.sha256(canonical(told)).hexdigest()
 
 
 def statement(predicate: Predicate) -> Statement:

@@ -23,6 +23,7 @@ CallName = Literal[
     "create-request",
     "create-audit",
     "create-comparison",
+    "renew-certificate",
     "create-delegation",
     "create-encoding",
 ]
