@@ -1,5 +1,6 @@
 """Who may ask what of the encoders before and after a request, and how much of it in a day. Asks nothing itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
@@ -88,6 +89,15 @@ def open_to(session: Session, party: Party, request_id: str) -> Admission:
     if not allowed:
         raise NotFound.of("request", request_id)
     return Admission(request, allowed)
+
+
+def covers(session: Session, party: Party, request_id: str, dataset_ids: Iterable[str]) -> bool:
+    """Whether the party may ask about all of these data sets of a request now."""
+    try:
+        admission = open_to(session, party, request_id)
+    except NotFound:
+        return False
+    return set(dataset_ids) <= set(admission.dataset_ids)
 
 
 def admit(

@@ -82,6 +82,25 @@ class Views:
         return x.sub_(self._mean.to(x.device)).div_(self._std.to(x.device))
 
 
+class GivenViews:
+    """Views that somebody else made, taken instead of `Views`; a sample's id is its place among them."""
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        """pixels: (V, N, 3, S, S) uint8."""
+        self._pixels = pixels
+        self._mean, self._std = mean, std
+
+    def __call__(self, images: Tensor, ids: Tensor, view: int) -> Tensor:
+        """View number `view` of (B,) places, as (B, 3, S, S) float32 on the images' device."""
+        chosen = self._pixels[view, ids.to(self._pixels.device)].to(images.device)
+        return normalise(chosen, self._mean, self._std)
+
+
 def normalise(
     images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
