@@ -97,18 +97,20 @@ def extra_seconds(wait: bool) -> float:
     return float(PREFER_WAIT_SECONDS) if wait else 0.0
 
 
-def pages(transport: Transport, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
+def pages(
+    transport: Transport,
+    path: str,
+    parse: Callable[[Any], T],
+    params: Mapping[str, Any] | None = None,
+) -> Iterator[T]:
     """All items of a paginated list, page after page as they are asked for."""
-    cursor: str | None = None
+    wanted: dict[str, Any] = {"limit": PAGE_LIMIT, **(params or {})}
     while True:
-        params: dict[str, Any] = {"limit": PAGE_LIMIT}
-        if cursor is not None:
-            params["cursor"] = cursor
-        page = get(transport, path, params)
+        page = get(transport, path, wanted)
         yield from map(parse, page["items"])
-        cursor = page["next_cursor"]
-        if cursor is None:
+        if page["next_cursor"] is None:
             return
+        wanted["cursor"] = page["next_cursor"]
 
 
 def until_final(first: S, fetch: Callable[[], S], final: Collection[str], max_wait: float) -> S:

@@ -9,6 +9,7 @@ from expunge.client.commands import (
     datasets,
     estimate,
     jobs,
+    log,
     models,
     parties,
     requests,
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
     app.add_typer(requests.app, name="requests")
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(alerts.app, name="alerts")
+    app.add_typer(log.app, name="log")
     estimate.add_to(app)
     audit.add_to(app)
     compare.add_to(app)

@@ -12,6 +12,7 @@ from expunge.client.audits import AuditCalls
 from expunge.client.calls import get
 from expunge.client.comparisons import Comparisons
 from expunge.client.datasets import DatasetCalls
+from expunge.client.log import LogCalls
 from expunge.client.models import ModelCalls
 from expunge.client.parties import PartyCalls
 from expunge.client.problems import ProblemError
@@ -23,7 +24,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 3600.0
 
 
-class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls, AlertCalls):
+class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls, AlertCalls, LogCalls):
     """The service as seen with one key.
 
     Whatever creates something takes an `idempotency_key`, or draws one: a call whose answer is lost
@@ -47,6 +48,11 @@ class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls, Ale
         """`timeout` and `max_wait` in seconds: for one answer, and for work that is waited for."""
         super().__init__(Transport(base_url, key, timeout), max_wait)
         self.comparisons = Comparisons(self._transport, max_wait)
+
+    @property
+    def base_url(self) -> str:
+        """The address of the service."""
+        return self._transport.base_url
 
     def __enter__(self) -> Self:
         return self

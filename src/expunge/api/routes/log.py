@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from sqlalchemy import select
 
 from expunge.api import pages
 from expunge.api.auth import AnyCaller
@@ -116,7 +115,8 @@ def prove_log_row(
     """The proof that a row of yours is part of the newest tree head, or of the one of a size."""
     with service.sessions() as session:
         readable = visibility.log_rows(caller.party).where(LogRow.seq == seq)
-        if session.scalar(select(readable.exists())) is not True:
+        row = session.scalar(readable)
+        if row is None:
             raise NotFound.of("log row", str(seq))
         leaf = proofs.leaf_of(session, seq)
         if leaf is None:
@@ -129,4 +129,6 @@ def prove_log_row(
                 position=leaf.position,
             )
         path = proofs.inclusion(session, [leaf.position], head.size)[leaf.position]
-        return schemas.inclusion_proof(leaf, path, head)
+        return schemas.InclusionProof(
+            row=schemas.RecordRow.of(row, leaf, path), head=schemas.TreeHead.of(head)
+        )

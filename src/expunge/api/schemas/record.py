@@ -76,12 +76,9 @@ class TreeHead(BaseModel):
 
 
 class InclusionProof(BaseModel):
-    """That a row is part of the log as a tree head states it."""
+    """That a row is part of the log as a tree head states it; needs nothing else to be checked."""
 
-    seq: int
-    position: int
-    leaf_hash: str = Field(description=HASH)
-    path: list[str] = Field(description=PATH)
+    row: RecordRow
     head: TreeHead
 
 
@@ -135,19 +132,6 @@ class Verification(BaseModel):
                 detail=broken.detail,
             ),
         )
-
-
-def inclusion_proof(
-    leaf: tables.LogLeaf, path: list[bytes], head: tables.TreeHead
-) -> InclusionProof:
-    """The proof of one leaf under a head."""
-    return InclusionProof(
-        seq=leaf.seq,
-        position=leaf.position,
-        leaf_hash=leaf.leaf_hash.hex(),
-        path=_hex(path),
-        head=TreeHead.of(head),
-    )
 
 
 def consistency_proof(first: int, second: int, path: list[bytes]) -> ConsistencyProof:
