@@ -23,15 +23,20 @@ def alignment_matrix(outputs: Reals) -> Reals:
 def cross_alignment(first: Reals, second: Reals) -> Reals:
     """(N, M) mean cosine between different views of (V, N, D) and (V, M, D) outputs.
 
-    From sum over v != w = (sum_v f_v)(sum_w f_w)^T - sum_v f_v f_v^T. Raises ValueError for fewer
-    than two views.
+    Each view of a second sample is held against the sum of the other views of a first one: one
+    matrix product over V * D numbers. Raises ValueError for fewer than two views.
     """
     views = _at_least_two(len(first))
-    total: Reals = first.sum(axis=0) @ second.sum(axis=0).T
-    for one, other in zip(first, second, strict=True):
-        total -= one @ other.T
-    total /= views * (views - 1)
-    return total
+    others = by_sample(first.sum(axis=0) - first)
+    matrix: Reals = others @ by_sample(second).T
+    matrix /= views * (views - 1)
+    return matrix
+
+
+def by_sample(outputs: Reals) -> Reals:
+    """(N, V * D) from (V, N, D); no copy where a sample's views lie together in memory."""
+    flat: Reals = outputs.transpose(1, 0, 2).reshape(outputs.shape[1], -1)
+    return flat
 
 
 def caption_alignment(images: Reals, captions: Reals) -> Reals:

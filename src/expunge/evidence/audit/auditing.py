@@ -14,7 +14,8 @@ from expunge.evidence.audit.outputs import Level, Outputs, Reference
 from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
 from expunge.evidence.audit.placing import null_quantiles
 from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
-from expunge.evidence.audit.report import AuditReport, LevelReport, LookResult, Test
+from expunge.evidence.audit.report import AuditReport, Draws, LevelReport, LookResult, Test
+from expunge.evidence.audit.strata import matched_draws, strata
 from expunge.evidence.audit.verdict import ALPHA, HYPOTHESIS, MIN_REFERENCE, verdict
 
 CONFIDENCE = 0.95
@@ -29,12 +30,14 @@ def audit(
     seed: int = 0,
     matrix_size: int = 64,
     confidence: float = CONFIDENCE,
+    draws: Draws = "matched",
 ) -> AuditReport:
     """Hold N own samples against samples that the model kept, and others that it never saw.
 
     own: outputs per level, all of the same samples; keys: their N names; retained: samples that both
     models were trained on, none of them the owner's; control: samples that neither was trained on.
-    All under the same number of views and the same levels. Equal input gives equal numbers.
+    All under the same number of views and the same levels; draws: of the test, from samples of the
+    own samples' kind (`strata`), or `plain` from all. Equal input gives equal numbers.
 
     Per level: forgetting score (eq. 2) and negative alignment with bootstrap intervals
     (`Resamples`); over all levels a permutation test of own among retained samples (`permute`), its
@@ -49,8 +52,8 @@ def audit(
     n = len(first.chosen)
     test = power = quantiles = None
     if retained is not None:
-        outcome = _permuted(own, retained, rng)
-        test = _test(outcome, n, len(retained))
+        outcome = _permuted(own, retained, draws, rng)
+        test = _test(outcome, n, len(retained), draws)
         quantiles = null_quantiles(retained, n, rng)
         if control is not None:
             power = power_against_retrain(outcome, n, retrain_effect(retained, control))
@@ -95,16 +98,16 @@ def _check(
 
 
 def _permuted(
-    own: Mapping[Level, Outputs], retained: Reference, rng: np.random.Generator
+    own: Mapping[Level, Outputs], retained: Reference, draws: Draws, rng: np.random.Generator
 ) -> Outcome:
     pools = {level: Pool.of(own[level], retained.levels[level]) for level in own}
-    first = next(iter(own))
-    sizes = (len(own[first].chosen), len(retained.levels[first].chosen))
-    return permute(pools, plain_draws(*sizes, rng))
+    mine, others = own["encoder"], retained.levels["encoder"]
+    if draws == "matched":
+        return permute(pools, matched_draws(strata(mine, others, rng), len(mine.chosen), rng))
+    return permute(pools, plain_draws(len(mine.chosen), len(others.chosen), rng))
 
 
-def _test(outcome: Outcome, n: int, reference: int) -> Test:
-    means, spreads = outcome.values.mean(axis=0), outcome.values.std(axis=0)
+def _test(outcome: Outcome, n: int, reference: int, draws: Draws) -> Test:
     return Test(
         hypothesis=HYPOTHESIS,
         alpha=ALPHA,
@@ -112,15 +115,14 @@ def _test(outcome: Outcome, n: int, reference: int) -> Test:
         n=n,
         n_reference=reference,
         draws=len(outcome.values) - 1,
-        reference="plain",
+        reference=draws,
         looks=[
             LookResult(
                 level=level,
                 statistic=look.name,
                 alternative=look.alternative,
                 value=float(outcome.values[0, k]),
-                null_mean=float(means[k]),
-                null_std=float(spreads[k]),
+                z=float(outcome.z[0, k]),
                 p=outcome.adjusted_p(k),
             )
             for k, (level, look) in enumerate(outcome.looks)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
+from expunge.evidence.audit.alignment import by_sample
 from expunge.evidence.audit.outputs import Outputs, Side
 
 Array = NDArray[np.float64]
@@ -95,8 +96,8 @@ def interval(mean: float, error: float, samples: int, confidence: float) -> list
 
 def _weighted_sums(weights: Array, views: NDArray[np.float32]) -> NDArray[np.float32]:
     """(draws, V, D) sums over samples of (V, P, D) outputs under (draws, P) weights."""
-    sums: NDArray[np.float32] = np.tensordot(weights.astype(np.float32), views, axes=(1, 1))
-    return sums
+    sums: NDArray[np.float32] = weights.astype(np.float32) @ by_sample(views).astype(np.float32)
+    return sums.reshape(len(weights), len(views), -1)
 
 
 def _ratio(sums: Array, counts: Array) -> Array:

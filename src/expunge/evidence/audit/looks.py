@@ -19,7 +19,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pool:
-    """(N, N) alignment matrices of own samples, then reference samples, at one level."""
+    """(N, N) symmetric alignment matrices of own samples, then reference samples, at one level.
+
+    Images against captions are in both halves the mean of both directions.
+    """
 
     before: Floats
     after: Floats
@@ -35,9 +38,14 @@ class Pool:
             strict=True,
         )
         before, after = (
-            _bordered(own_matrix, side.against(other), other_matrix)
-            for side, other, own_matrix, other_matrix in sides
+            _bordered(matrix, side.against(other), kept) for side, other, matrix, kept in sides
         )
+        return Pool(before, after)
+
+    @staticmethod
+    def alone(reference: Outputs) -> "Pool":
+        """Of the reference's samples only."""
+        before, after = (_symmetric(matrix) for matrix in reference.matrices)
         return Pool(before, after)
 
 
@@ -75,11 +83,8 @@ def draw_means(look: Look, measured: Array, draws: NDArray[np.int64]) -> Array:
         means: Array = measured[draws].mean(axis=1)
         return means
     size = draws.shape[1]
-    bare = measured.copy()
-    np.fill_diagonal(bare, 0)
-    sums = _gathered(bare, draws) if size**2 < len(bare) * 2 else _multiplied(bare, draws)
-    pairs: Array = sums / (size * (size - 1))
-    return pairs
+    few = size**2 < 4 * len(measured)
+    return _gathered(measured, draws) if few else _multiplied(measured, draws)
 
 
 CHUNK_NUMBERS = 4_000_000
@@ -87,26 +92,37 @@ CHUNK_NUMBERS = 4_000_000
 
 
 def _gathered(matrix: Array, draws: NDArray[np.int64]) -> Array:
-    """(B,) sums of the matrix over all pairs of each draw, looked up one by one."""
-    chunk = max(1, CHUNK_NUMBERS // draws.shape[1] ** 2)
-    parts = [
-        matrix[part[:, :, None], part[:, None, :]].sum(axis=(1, 2))
-        for part in (draws[i : i + chunk] for i in range(0, len(draws), chunk))
-    ]
+    """(B,) means of a symmetric matrix over all pairs of each draw, looked up one by one."""
+    first, second = np.triu_indices(draws.shape[1], 1)
+    chunk = max(1, CHUNK_NUMBERS // len(first))
+    parts = []
+    for start in range(0, len(draws), chunk):
+        part = draws[start : start + chunk]
+        places = part[:, first] * len(matrix) + part[:, second]
+        parts.append(matrix.take(places).mean(axis=1))
     return np.concatenate(parts)
 
 
 def _multiplied(matrix: Array, draws: NDArray[np.int64]) -> Array:
     """The same with indicators as a matrix product: cheaper for large draws."""
+    size = draws.shape[1]
+    bare = matrix.astype(np.float32)
+    np.fill_diagonal(bare, 0)
     chunk = max(1, CHUNK_NUMBERS // len(matrix))
     parts = []
     for start in range(0, len(draws), chunk):
         part = draws[start : start + chunk]
         drawn = np.zeros((len(part), len(matrix)), np.float32)
         np.put_along_axis(drawn, part, 1, axis=1)
-        parts.append(((drawn @ matrix.astype(np.float32)) * drawn).sum(axis=1, dtype=np.float64))
-    return np.concatenate(parts)
+        parts.append(((drawn @ bare) * drawn).sum(axis=1, dtype=np.float64))
+    means: Array = np.concatenate(parts) / (size * (size - 1))
+    return means
 
 
 def _bordered(own: Floats, cross: Floats, reference: Floats) -> Floats:
-    return np.block([[own, cross], [cross.T, reference]]).astype(np.float32, copy=False)
+    return _symmetric(np.block([[own, cross], [cross.T, reference]]))
+
+
+def _symmetric(matrix: Floats) -> Floats:
+    symmetric: Floats = (matrix + matrix.T) / np.float32(2)
+    return symmetric

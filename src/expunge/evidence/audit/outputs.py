@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from expunge.evidence.audit.alignment import (
     alignment_matrix,
+    by_sample,
     caption_alignment,
     caption_cosines,
     cross_alignment,
@@ -49,6 +50,10 @@ class Side:
     views: Floats
     cosines: Array
     captions: Floats | None = None
+
+    def __post_init__(self) -> None:
+        together = by_sample(self.views).reshape(self.views.shape[1], len(self.views), -1)
+        object.__setattr__(self, "views", together.transpose(1, 0, 2))
 
     @cached_property
     def aligned(self) -> Array:

@@ -34,7 +34,7 @@ def null_quantiles(retained: Reference, n: int, rng: np.random.Generator) -> Nul
     draws = np.arange(m)[:, None] if n == 1 else distinct(n, m, rng, PERMUTATIONS)
     levels: dict[Level, Any] = {}
     for level, outputs in retained.levels.items():
-        pool = Pool(*outputs.matrices)
+        pool = Pool.alone(outputs)
         levels[level] = {
             look.name: _quantiles(
                 draw_means(look, look.measure(pool), draws), n, np.sqrt((m + n) / (m - n))

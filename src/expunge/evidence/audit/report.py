@@ -82,8 +82,9 @@ class LookResult:
     statistic: StatisticName
     alternative: Alternative
     value: float
-    null_mean: float
-    null_std: float
+    z: float
+    """Distance from the mean of the draws in their standard deviations; two-sided: its size. Mean
+    and standard deviation themselves would be numbers of few samples of others."""
     p: float
     """Adjusted for all looks (max-T): may be held against alpha alone."""
 
@@ -99,6 +100,7 @@ class Test:
     n_reference: int
     draws: int
     reference: Draws
+    """`matched`: among retained samples of the own samples' kind; `plain`: among all."""
     looks: list[LookResult]
 
 
