@@ -26,6 +26,7 @@ ALLOWED = {
     "create_dataset": OWNERS,
     "list_datasets": AUDITORS,
     "show_dataset": AUDITORS,
+    "delete_dataset": OWNERS,
     "upload_shard": OWNERS,
     "seal_dataset": OWNERS,
     "list_samples": AUDITORS,
@@ -51,6 +52,7 @@ ALLOWED = {
     "reject_request": MODEL_OWNER,
     "cancel_request": OWNERS,
     "read_request_log": OWNERS,
+    "show_residue": AUDITORS,
     "estimate_removal": OWNERS,
     "list_jobs": MODEL_OWNER,
     "show_job": MODEL_OWNER,
@@ -58,10 +60,12 @@ ALLOWED = {
     "change_job": MODEL_OWNER,
     "cancel_job": MODEL_OWNER,
     "read_job_log": MODEL_OWNER,
-    "create_audit": OWNERS,
-    "list_audits": OWNERS,
-    "show_audit": OWNERS,
-    "download_matrix": OWNERS,
+    "create_audit": AUDITORS,
+    "list_audits": AUDITORS,
+    "show_audit": AUDITORS,
+    "download_matrix": AUDITORS,
+    "list_alerts": OWNERS,
+    "acknowledge_alert": MODEL_OWNER,
     "create_delegation": OWNERS,
     "list_delegations": AUDITORS,
     "withdraw_delegation": OWNERS,
@@ -70,6 +74,11 @@ ALLOWED = {
     "prove_consistency": EVERYBODY,
     "verify_log": EVERYBODY,
     "prove_log_row": EVERYBODY,
+    "create_encoding": AUDITORS,
+    "create_encoding_of_views": AUDITORS,
+    "list_encodings": AUDITORS,
+    "show_encoding": AUDITORS,
+    "download_outputs": AUDITORS,
     "create_comparison": MODEL_OWNER,
     "list_comparisons": MODEL_OWNER,
     "show_comparison": MODEL_OWNER,
@@ -90,6 +99,7 @@ PREFIXES = {
     "comparison": "cmp",
     "delegation": "dlg",
     "encoding": "enc",
+    "alert": "alr",
 }
 PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items()} | {
     "{name}": "a.tar",
@@ -116,6 +126,7 @@ BODIES = {
         "dataset_ids": [f"dst_{HEX}"],
         "expires_at": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
     },
+    "create_encoding": {"request_id": f"req_{HEX}"},
     "create_comparison": {
         "model_id": f"mdl_{HEX}",
         "dataset_ids": [f"dst_{HEX}"],
@@ -229,6 +240,8 @@ class Estate:
         past.unlearned(self.request)
         self.audit = str(data_owner.post("/audit", {"request_id": self.request}).json()["id"])
         self.comparison = self._compared(past, model_owner)
+        encoded = data_owner.post("/encode", {"request_id": self.request})
+        self.encoding = str(encoded.json()["id"])
         delegated = BODIES["create_delegation"] | {
             "auditor_id": auditor.id,
             "dataset_ids": [self.dataset],

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from sqlalchemy import Engine
-from tests.worker.lab import Lab, World, images
+from tests.worker.lab import ENCODER, Lab, World, images
 
 from expunge.evidence import encoding as evidence
 from expunge.evidence.audit.outputs import MAX_PAIR_SAMPLES
@@ -22,12 +22,13 @@ from expunge.evidence.signing import Signer, verify
 from expunge.evidence.subset import subset_digest
 from expunge.formats.digests import sha256_file
 from expunge.formats.home_views import View, write_views
-from expunge.registry import datasets, delegations, encodings
+from expunge.registry import checkpoints, datasets, delegations, encodings
 from expunge.registry.objects import read_bytes
 from expunge.registry.tables import Checkpoint, Encoding, Party, Role
 from expunge.unlearning.audit import outputs
-from expunge.unlearning.checkpoints import load
+from expunge.unlearning.checkpoints import load, save
 from expunge.unlearning.data.image_set import load_shards
+from expunge.unlearning.frameworks import build
 
 VIEWS, SEED = 3, 5
 
@@ -79,12 +80,27 @@ def house(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> House:
     more = lab.sealed(world.first_owner, "more", smooth("first", 6))
     with lab.sessions.begin() as session:
         datasets.grant(session, world.first_owner, more, world.model_owner.id)
-    lab.runner.run(lab.pretraining(world.model_owner, world.model, [*world.training_data, more]))
+    trained = [*world.training_data, more]
+    lease = lab.claim(lab.pretraining(world.model_owner, world.model, trained))
+    with lab.sessions.begin() as session:
+        checkpoints.record_pretrained(session, lease, weights(lab, 0), {"seconds": 1.0})
     request = lab.request(world.first_owner, world.model, [world.first, more])
-    lab.runner.run(lab.job_of(request).id)
+    lease = lab.claim(lab.job_of(request).id)
+    with lab.sessions.begin() as session:
+        checkpoints.record_unlearned(session, lease, weights(lab, 1), {"seconds": 1.0})
     key = lab.folder / "key.pem"
     Signer.create(key)
     return House(lab, world, more, request, key)
+
+
+def weights(lab: Lab, seed: int) -> checkpoints.StoredWeights:
+    """An encoder as it is before any training: what it has learnt is nothing to an encoding."""
+    path = lab.folder / f"{seed}.safetensors"
+    save(build(ENCODER, seed=seed), path)
+    digest, key = sha256_file(path), lab.store.put(path, sha256_file(path))
+    return checkpoints.StoredWeights(
+        f"sha256:{digest}", key, path.stat().st_size, f"sha256:{digest}", key
+    )
 
 
 def smooth(prefix: str, count: int) -> list[Any]:

@@ -38,6 +38,7 @@ TAGS = [
     {"name": "estimates", "description": "Time and cost of a removal, by method."},
     {"name": "jobs", "description": "Training runs of a model owner's models."},
     {"name": "delegations", "description": "Auditors who act for an owner, for a time."},
+    {"name": "encodings", "description": "Outputs of both encoders, to audit at home."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},
     {"name": "alerts", "description": "Later heads that seem to know forgotten samples again."},
     {"name": "certificates", "description": "Papers about what was done, signed, and the keys."},
