@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 from tests.api.conftest import Cast, Past, User, problem_of
+from typer.testing import CliRunner
 
+from expunge.client.cli import build_app
 from expunge.evidence.certificate import Predicate, Statement
 from expunge.evidence.signing import PublicKey, Signer, unverified
 from expunge.evidence.verification import Given, verified
@@ -306,6 +308,29 @@ def test_a_request_that_changed_nothing_has_nothing_to_certify(
     assert "Nothing had to be changed" in problem["detail"]
     with session_factory.begin() as session:
         session.get_one(Request, scene.request).state = "running"
+
+
+def test_the_command_line_fetches_what_it_verifies(
+    done: Scene, data_owner: User, url: str, tmp_path: Path
+) -> None:
+    paper, key, rows = (tmp_path / name for name in ("paper.json", "key.pem", "rows.json"))
+    secret = data_owner.http.headers["authorization"].removeprefix("Bearer ")
+    runner = CliRunner(env={"COLUMNS": "200", "EXPUNGE_URL": url, "EXPUNGE_KEY": secret})
+
+    def run(*arguments: str) -> str:
+        result = runner.invoke(build_app(), arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert str(paper) in run("certificate", done.request, "--renew", "--out", str(paper))
+    assert paper.read_bytes() == data_owner.get(done.path).content
+    assert run("certificate", done.request, "--edition", "1", "--json").encode() == (
+        paper.read_bytes() + b"\n"
+    )
+    run("signing-keys", "--save", str(key))
+    rows.write_text(run("log", "list", "--subject", done.request, "--json"))
+    checked = run("verify", str(paper), "--key", str(key), "--rows", str(rows), "--json")
+    assert {link["status"] for link in json.loads(checked)["links"]} == {"OK"}
 
 
 class TestRotation:

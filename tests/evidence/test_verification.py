@@ -180,6 +180,12 @@ def test_rows_are_told_apart_and_the_certificates_own_must_be_among_them(issued:
     assert "row 3" in without["log rows"]
     elsewhere = [log[2] | {"position": 1}]
     assert "not the one" in broken(verified(issued.file(), Given(rows=elsewhere)))["log rows"]
+    unsealed = {"sealed": False, "leaf_hash": None}
+    told = verified(issued.file(), Given(rows=[*log[:3], log[3] | unsealed]))
+    assert "3 rows have their leaf hashes" in told[-1].message
+    assert "1 were not sealed yet" in told[-1].message
+    hidden = broken(verified(issued.file(), Given(rows=[log[2] | unsealed])))
+    assert "not among the sealed" in hidden["log rows"]
     for nothing in ([None], [{}], [[]]):
         assert "log rows" in broken(verified(issued.file(), Given(rows=nothing)))
 

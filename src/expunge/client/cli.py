@@ -5,6 +5,7 @@ import typer
 from expunge.client.commands import (
     alerts,
     audit,
+    certificates,
     compare,
     datasets,
     estimate,
@@ -36,6 +37,7 @@ def build_app() -> typer.Typer:
     app.add_typer(log.app, name="log")
     estimate.add_to(app)
     audit.add_to(app)
+    certificates.add_to(app)
     compare.add_to(app)
     parties.add_to(app)
     app.add_typer(parties.parties, name="parties")

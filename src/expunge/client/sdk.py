@@ -10,6 +10,7 @@ from expunge.client import resources as r
 from expunge.client.alerts import AlertCalls
 from expunge.client.audits import AuditCalls
 from expunge.client.calls import get
+from expunge.client.certificates import CertificateCalls
 from expunge.client.comparisons import Comparisons
 from expunge.client.datasets import DatasetCalls
 from expunge.client.log import LogCalls
@@ -24,7 +25,16 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 3600.0
 
 
-class Client(PartyCalls, DatasetCalls, ModelCalls, RemovalCalls, AuditCalls, AlertCalls, LogCalls):
+class Client(
+    PartyCalls,
+    DatasetCalls,
+    ModelCalls,
+    RemovalCalls,
+    AuditCalls,
+    CertificateCalls,
+    AlertCalls,
+    LogCalls,
+):
     """The service as seen with one key.
 
     Whatever creates something takes an `idempotency_key`, or draws one: a call whose answer is lost

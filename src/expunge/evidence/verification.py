@@ -153,11 +153,14 @@ def _inclusion(told: Predicate) -> Found:
 def _rows(told: Predicate, rows: Sequence[Any]) -> Found:
     """Each against the leaf hash beside it; the certificate's own against the certificate."""
     own = told.log.row.get("seq")
-    seen = False
+    seen, waiting = False, 0
     for row in rows:
         if not isinstance(row, Mapping):
             raise Broken("the rows are not a list of JSON objects, one for each row of the log")
         leaf, seq = _leaf(row), row.get("seq")
+        if row.get("sealed") is False and row.get("leaf_hash") is None:
+            waiting += 1
+            continue
         if row.get("leaf_hash") != leaf.hex():
             raise Broken(f"row {seq!r}: its content does not have the leaf hash beside it")
         if seq == own:
@@ -165,8 +168,9 @@ def _rows(told: Predicate, rows: Sequence[Any]) -> Found:
             if leaf != _leaf(told.log.row) or row.get("position") != told.log.position:
                 raise Broken(f"row {seq!r} is not the one that the certificate holds")
     if not seen:
-        raise Broken(f"row {own!r}, which the certificate is about, is not among them")
-    return f"{len(rows)} rows have their leaf hashes; row {own!r} is that of the certificate", True
+        raise Broken(f"row {own!r}, which the certificate is about, is not among the sealed ones")
+    found = f"{len(rows) - waiting} rows have their leaf hashes; {own!r} is the certificate's"
+    return found + (f"; {waiting} were not sealed yet" if waiting else ""), True
 
 
 def _checkpoint(told: Predicate, sha256: str) -> Found:

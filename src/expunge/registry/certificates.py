@@ -96,10 +96,12 @@ def renew(
     certificate_id = new_id(Prefix.CERTIFICATE)
     call = idempotency.Call(party.id, idempotency_key, "renew-certificate", [request_id])
     if earlier := idempotency.recall(session, call):
-        return session.get_one(Certificate, earlier), False
+        return session.get_one(Certificate, earlier), True
     found = _issue(session, settings, party, request, newest=newest, certificate_id=certificate_id)
+    if found.id != certificate_id:
+        return found, False
     idempotency.remember(session, call, found.id)
-    return found, found.id == certificate_id
+    return found, True
 
 
 def _certifiable(session: Session, party: Party, request_id: str) -> Request:

@@ -1,4 +1,4 @@
-"""`expunge jobs …`: list, show, watch, cancel, priority, log."""
+"""`expunge jobs …`: list, show, manifest, watch, cancel, priority, log."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -37,6 +37,12 @@ def list_(session: Session) -> None:
 def show(session: Session, job: JobId) -> None:
     """Show one job, with its measurements when it has succeeded."""
     session.show(session.client.job(job))
+
+
+@command(app, "manifest")
+def manifest(session: Session, job: JobId) -> None:
+    """Show all that decided what a run gave: with --json for whoever is to repeat it."""
+    session.show(session.client.manifest(job))
 
 
 @command(app, "cancel")

@@ -1,0 +1,127 @@
+"""`expunge certificate`, `signing-keys` and `verify`: papers about removals, and checking them without the service."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.client.commands.session import AsJson, Session, command, fail
+from expunge.evidence.signing import PublicKey, UnusableKey
+from expunge.evidence.verification import Given, Link, verified
+from expunge.formats.digests import sha256_file
+
+COLOURS = {"OK": "green", "BROKEN": "bold red", "NOT CHECKED": "yellow"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands; they stand at the top, not in a group."""
+    command(app, "certificate")(certificate)
+    command(app, "signing-keys")(signing_keys)
+    app.command("verify")(verify)
+
+
+def certificate(
+    session: Session,
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="A completed request, req_…")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; REQUEST.certificate.json if left out.")
+    ] = None,
+    edition: Annotated[int | None, typer.Option(help="The newest if left out.")] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="First write a further edition of what is the case now.")
+    ] = False,
+) -> None:
+    """Get the certificate of a completed request: what was done, signed, for you to keep.
+
+    Example: expunge certificate req_… && expunge verify req_….certificate.json --key service.pem
+    """
+    if renew:
+        session.client.renew_certificate(request)
+    content = session.client.certificate(request, edition=edition)
+    if session.as_json:
+        session.out.print(content.decode(), soft_wrap=True, highlight=False, markup=False)
+        return
+    path = out or Path(f"{request}.certificate.json")
+    path.write_bytes(content)
+    session.out.print(_table(verified(content, Given())))
+    session.out.print(f"[dim]{path}; check it: expunge verify {path} --key FILE", highlight=False)
+
+
+def signing_keys(
+    session: Session,
+    *,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the first key, from which all others follow, here.")
+    ] = None,
+) -> None:
+    """List the keys that the service signs with. Keep one: it proves every later certificate.
+
+    Needs no API key. Compare its id with one that you were told another way.
+    """
+    found = session.client.signing_keys()
+    if save is not None:
+        if not found:
+            fail("this service has not signed anything yet")
+        save.write_text(found[0].public_key)
+    session.show_list(found, [("id", lambda key: key.key_id), ("since", lambda key: key.since)])
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="As `certificate` wrote it.")],
+    *,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Public key of the service (PEM) that you have kept: any up to then."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint file: is it one of the certificate's?")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Rows of the log, as `expunge log list --json` wrote them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a certificate link by link. Asks no service and needs no account.
+
+    Ends with status 1 if a link is broken, and says which one and why.
+    """
+    try:
+        given = Given(
+            key=None if key is None else PublicKey.from_pem(key.read_bytes()),
+            checkpoint_sha256=None if checkpoint is None else sha256_file(checkpoint),
+            rows=None if rows is None else _rows(rows),
+        )
+        links = verified(file.read_bytes(), given)
+    except (OSError, UnusableKey) as error:
+        fail(str(error))
+        return
+    broken = [link.name for link in links if link.status == "BROKEN"]
+    if as_json:
+        typer.echo(json.dumps({"ok": not broken, "links": [asdict(link) for link in links]}))
+    else:
+        Console().print(_table(links))
+    if broken:
+        raise typer.Exit(1)
+
+
+def _rows(path: Path) -> list[Any]:
+    """A file that holds no list is left to the check, which says that these are no rows."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return [None]
+    return found if isinstance(found, list) else [found]
+
+
+def _table(links: list[Link]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for link in links:
+        name = Text(link.name, "bold")
+        table.add_row(Text(link.status, COLOURS[link.status]), name, Text(link.message))
+    return table

@@ -1,0 +1,110 @@
+"""`expunge verify`: a certificate checked on a machine that knows no service."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from tests.evidence.papers import WEIGHTS, Paper, new_signer, paper, rows, shown
+from typer.testing import CliRunner
+
+from expunge.client.cli import build_app
+from expunge.evidence.canonical import canonical
+
+
+@pytest.fixture(scope="module")
+def issued() -> Paper:
+    return paper()
+
+
+@pytest.fixture
+def files(issued: Paper, tmp_path: Path) -> dict[str, Path]:
+    """Everything that an owner has kept."""
+    contents = {
+        "certificate": issued.file(),
+        "key": issued.chain[0].public_key.pem.encode(),
+        "checkpoint": WEIGHTS["result"],
+        "rows": json.dumps(shown(rows())).encode(),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return {name: tmp_path / name for name in contents}
+
+
+def verify(files: dict[str, Path], *more: str) -> Result:
+    given = [
+        part
+        for name in ("key", "checkpoint", "rows")
+        if name in files
+        for part in (f"--{name}", str(files[name]))
+    ]
+    runner = CliRunner(env={"COLUMNS": "200", "EXPUNGE_URL": "http://127.0.0.1:1"})
+    return runner.invoke(build_app(), ["verify", str(files["certificate"]), *given, *more])
+
+
+def states(result: Result) -> dict[str, str]:
+    answer: dict[str, Any] = json.loads(result.stdout)
+    assert answer["ok"] is (result.exit_code == 0)
+    return {link["name"]: link["status"] for link in answer["links"]}
+
+
+def test_all_that_was_kept_is_checked_and_each_link_is_told(files: dict[str, Path]) -> None:
+    result = verify(files)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 8
+    assert all(line.startswith("OK") for line in lines)
+    assert set(states(verify(files, "--json")).values()) == {"OK"}
+
+
+def test_a_certificate_alone_is_checked_as_far_as_that_goes(files: dict[str, Path]) -> None:
+    result = verify({"certificate": files["certificate"]})
+    assert result.exit_code == 0
+    assert "NOT CHECKED" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        ("certificate", "signature"),
+        ("key", "key"),
+        ("checkpoint", "checkpoint"),
+        ("rows", "log rows"),
+    ],
+)
+def test_whatever_was_changed_is_named_and_ends_with_status_1(
+    files: dict[str, Path], name: str, link: str, issued: Paper
+) -> None:
+    changed = {
+        "certificate": canonical(
+            json.loads(issued.file())
+            | {"signatures": json.loads(issued.file(edition=2))["signatures"]}
+        ),
+        "key": new_signer().public_key.pem.encode(),
+        "checkpoint": WEIGHTS["result"][:-1] + b"?",
+        "rows": files["rows"].read_bytes().replace(b'"number": 3', b'"number": 4'),
+    }
+    files[name].write_bytes(changed[name])
+    result = verify(files)
+    assert result.exit_code == 1
+    assert "BROKEN" in result.stdout
+    found = states(verify(files, "--json"))
+    assert [each for each, state in found.items() if state == "BROKEN"] == [link]
+
+
+def test_files_that_are_something_else_are_answered_without_a_traceback(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    files["rows"].write_bytes(b"no rows")
+    assert states(verify(files, "--json"))["log rows"] == "BROKEN"
+    files["rows"].write_bytes(b"{}")
+    assert states(verify(files, "--json"))["log rows"] == "BROKEN"
+    files["certificate"].write_bytes(b"no certificate")
+    assert states(verify(files, "--json")) == {"envelope": "BROKEN"}
+    files["key"].write_bytes(b"no key")
+    for broken in (files, {"certificate": tmp_path / "absent"}):
+        result = verify(broken)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+        assert "Error:" in result.stderr
