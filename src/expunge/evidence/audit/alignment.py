@@ -35,7 +35,8 @@ def cross_alignment(first: Reals, second: Reals) -> Reals:
 
 def by_sample(outputs: Reals) -> Reals:
     """(N, V * D) from (V, N, D); no copy where a sample's views lie together in memory."""
-    flat: Reals = outputs.transpose(1, 0, 2).reshape(outputs.shape[1], -1)
+    views, samples, dimensions = outputs.shape
+    flat: Reals = outputs.transpose(1, 0, 2).reshape(samples, views * dimensions)
     return flat
 
 

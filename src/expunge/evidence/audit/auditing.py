@@ -52,8 +52,8 @@ def audit(
     n = len(first.chosen)
     test = power = quantiles = None
     if retained is not None:
-        outcome = _permuted(own, retained, draws, rng)
-        test = _test(outcome, n, len(retained), draws)
+        outcome, alike = _permuted(own, retained, draws, rng)
+        test = _test(outcome, n, len(retained), alike, draws)
         quantiles = null_quantiles(retained, n, rng)
         if control is not None:
             power = power_against_retrain(outcome, n, retrain_effect(retained, control))
@@ -99,21 +99,26 @@ def _check(
 
 def _permuted(
     own: Mapping[Level, Outputs], retained: Reference, draws: Draws, rng: np.random.Generator
-) -> Outcome:
+) -> tuple[Outcome, int]:
+    """The outcome, and how many retained samples are of the own samples' kinds."""
     pools = {level: Pool.of(own[level], retained.levels[level]) for level in own}
     mine, others = own["encoder"], retained.levels["encoder"]
-    if draws == "matched":
-        return permute(pools, matched_draws(strata(mine, others, rng), len(mine.chosen), rng))
-    return permute(pools, plain_draws(len(mine.chosen), len(others.chosen), rng))
+    n, m = len(mine.chosen), len(others.chosen)
+    if draws == "plain":
+        return permute(pools, plain_draws(n, m, rng)), m
+    kinds = strata(mine, others, rng)
+    alike = int(np.isin(kinds[n:], kinds[:n]).sum())
+    return permute(pools, matched_draws(kinds, n, rng)), alike
 
 
-def _test(outcome: Outcome, n: int, reference: int, draws: Draws) -> Test:
+def _test(outcome: Outcome, n: int, reference: int, alike: int, draws: Draws) -> Test:
     return Test(
         hypothesis=HYPOTHESIS,
         alpha=ALPHA,
         p=outcome.p,
         n=n,
         n_reference=reference,
+        n_alike=alike,
         draws=len(outcome.values) - 1,
         reference=draws,
         looks=[

@@ -52,7 +52,8 @@ class Side:
     captions: Floats | None = None
 
     def __post_init__(self) -> None:
-        together = by_sample(self.views).reshape(self.views.shape[1], len(self.views), -1)
+        views, samples, dimensions = self.views.shape
+        together = by_sample(self.views).reshape(samples, views, dimensions)
         object.__setattr__(self, "views", together.transpose(1, 0, 2))
 
     @cached_property

@@ -27,17 +27,17 @@ def power_against_retrain(outcome: Outcome, n: int, effect: Mapping[Level, float
         effect[level] if look.name == "forgetting_score" else 0.0 for level, look in outcome.looks
     ]
     shift = np.divide(gain, spread, out=np.zeros(len(spread)), where=spread > 0)
-    most = np.sort(outcome.most_extreme)[::-1]
-    tail = int(ALPHA * len(most))
-    bar = most[max(tail, 1) - 1]
+    most, rank = np.unique(outcome.most_extreme, return_inverse=True)
+    reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
+    bar = most[reached].min(initial=np.inf)
 
     def power(samples: int) -> float:
         shifted = outcome.z[1:] + shift * np.sqrt(samples / n)
-        return float(np.mean(shifted.max(axis=1) >= bar))
+        return float(np.mean(shifted.max(axis=1, initial=0.0) >= bar))
 
     return Power(
         effect=dict(effect),
-        power=power(n) if tail else 0.0,
+        power=power(n),
         target=TARGET_POWER,
         samples_needed=_fewest(power, n) if shift.max() > 0 else None,
     )

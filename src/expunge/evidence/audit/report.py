@@ -98,6 +98,8 @@ class Test:
     p: float
     n: int
     n_reference: int
+    n_alike: int
+    """Of the reference, how many take part in the draws: those of the own samples' kinds."""
     draws: int
     reference: Draws
     """`matched`: among retained samples of the own samples' kind; `plain`: among all."""

@@ -10,6 +10,8 @@ ALPHA = 0.01
 """Error rate of `forgotten` where these samples were treated like all others."""
 MIN_REFERENCE = 64
 """Retained samples of others below which there is no test: k-anonymity, and too coarse besides."""
+MIN_ALIKE = 8
+"""Retained samples of the own samples' kinds below which their lack is what the verdict names."""
 TARGET_POWER = 0.9
 UNCHANGED_WITHIN = 1e-5
 """Largest difference of any output that rounding explains: outputs are of unit length."""
@@ -48,10 +50,12 @@ def verdict(largest_change: float, n: int, test: Test | None, power: Power | Non
             f"{alike} Retraining without them would have shown with about {power.power:.0%} "
             "probability: it does not look as if yours were forgotten.",
         )
-    return Verdict("not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(power)}")
+    return Verdict("not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(test, power)}")
 
 
-def _shortfall(power: Power | None) -> str:
+def _shortfall(test: Test, power: Power | None) -> str:
+    if test.n_alike < MIN_ALIKE:
+        return f"Only {test.n_alike} of these images are of the same kind as yours."
     if power is None:
         return (
             "How likely an honest removal would show is not known: the model names no control "
