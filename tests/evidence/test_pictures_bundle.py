@@ -78,6 +78,7 @@ def test_any_key_survives(keys: list[str]) -> None:
         ({"keys.json": None}, "list of strings"),
         ({"keys.json": b"[1, 2, 3]"}, "list of strings"),
         ({"keys.json": b"{"}, "not JSON"),
+        ({"keys.json": b'["\\ud800", "b", "c"]'}, "half a character"),
         ({"keys.json": b"[" * 100_000}, "not JSON"),
         ({"keys.json": json.dumps(["a"]).encode()}, r"\(1, 1\) float32 is needed"),
         ({"encoder.gap.npy": None}, "encoder: before, after, gap are needed"),

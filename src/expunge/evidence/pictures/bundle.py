@@ -53,6 +53,8 @@ class Bundle:
     def __post_init__(self) -> None:
         if not 0 < len(self.keys) <= MAX_SAMPLES:
             raise BundleError(f"a bundle holds 1 to {MAX_SAMPLES:,} samples, not {len(self.keys)}")
+        if not all(_is_text(key) for key in self.keys):
+            raise BundleError("a key holds half a character (a lone surrogate)")
         if not self.matrices:
             raise BundleError("a bundle holds the matrices of at least one level")
         for level, matrices in self.matrices.items():
@@ -195,6 +197,14 @@ def _array(name: str, content: bytes) -> Any:
     if version != NPY_VERSION or fortran_order:
         raise BundleError(f"{name}: an .npy file of version 1.0 in C order is needed")
     return values
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(array: NDArray[Any]) -> str:

@@ -14,12 +14,12 @@ GUARD = "'"
 
 
 def matrix_csv(matrix: Matrix, keys: Sequence[str]) -> bytes:
-    """(m, m) float32 as UTF-8 CSV whose first row and first column name the samples; see `guarded`.
+    """(m, m) float32 as UTF-8 CSV (RFC 4180) whose first row and first column name the samples; see `guarded`.
 
     Nine significant digits: reading them as float32 gives the same matrix.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\r\n")
     names = [guarded(key) for key in keys]
     writer.writerow(["key", *names])
     for name, row in zip(names, matrix, strict=True):
