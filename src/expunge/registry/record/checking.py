@@ -20,7 +20,7 @@ from expunge.registry.record.nodes import hashes_of
 from expunge.registry.record.proofs import newest_head, stated
 from expunge.registry.tables import LogLeaf, LogRow, TreeHead, UnsealedRow
 
-PART = 5000
+PART = 2000
 """Leaves that are checked in one call: some hundred milliseconds."""
 
 
