@@ -11,11 +11,12 @@ from tests.evidence.picture_scene import scene
 from expunge.evidence.audit.report import VerdictCode
 from expunge.evidence.pictures.report import HEADLINES, probability, report_html
 
-AUDIT = {
-    "id": "aud_1",
-    "finished_at": "2026-01-01T00:00:00Z",
-    "before": {"checkpoint_id": "ckp_1", "digest": "sha256:aa"},
-    "after": {"checkpoint_id": "ckp_2", "digest": "sha256:bb"},
+AUDIT = {"id": "aud_1", "finished_at": "2026-01-01T00:00:00Z"}
+PROTOCOL = {
+    "subset": {"samples": 3, "digest": "sha256:cc"},
+    "before": "sha256:aa",
+    "after": "sha256:bb",
+    "code": "expunge 0.1.0",
 }
 REQUEST = {"id": "req_1", "model_id": "mdl_1", "method": "alignment_calibration"}
 VOID = {"meta", "img", "br"}
@@ -59,6 +60,7 @@ class Page(HTMLParser):
 
 def test_the_page_says_what_was_compared_found_and_how_to_check_it() -> None:
     report, bundle = scene(3)
+    report["protocol"] = PROTOCOL
     page = Page(report_html(report, bundle, audit=AUDIT, request=REQUEST))
     assert report["verdict"]["sentence"] in page.words
     assert report["test"]["hypothesis"] in page.words
@@ -70,8 +72,8 @@ def test_the_page_says_what_was_compared_found_and_how_to_check_it() -> None:
         "projector forgetting score +",
         "expunge audit req_1 --local",
         "expunge verify",
-        "Weights before: sha256:aa",
-        "Weights after: sha256:bb",
+        "Weights before sha256:aa Weights after sha256:bb",
+        "Digests of your images sha256:cc · expunge 0.1.0",
         "alignment_calibration · model mdl_1",
         "aud_1 · 2026-01-01T00:00:00Z",
         "The pictures alone prove nothing",

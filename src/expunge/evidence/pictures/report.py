@@ -34,13 +34,11 @@ STATISTICS = {
     "forgetting_score": "forgetting score",
     "negative_alignment_change": "pair alignment, change",
 }
-DRAWS = {
-    "plain": "all images that were kept",
-    "matched": "the kept images most like yours",
-}
+KEPT = {"plain": "kept ones", "matched": "kept ones of the same kind"}
+"""What the test draws from, besides the own images."""
 TEST = (
-    "Share of {draws:,} random draws from yours and {kept} that look at least as unusual; "
-    "{alpha:g} or less counts as found."
+    "Share of {draws:,} random draws from your images and {n_alike:,} {kept} that look at least as "
+    "unusual; {alpha:g} or less counts as found."
 )
 POWER = (
     "How often this audit would notice that the model was honestly retrained without your images."
@@ -63,9 +61,9 @@ def report_html(
     """The audit as one HTML page; up to 32 images it prints on one sheet of A4.
 
     Args:
-        report: `AuditReport.to_dict()`.
+        report: `AuditReport.to_dict()`, with the `protocol` that a service adds to it.
         bundle: its matrices and thumbnails.
-        audit: as `GET /audits/{id}` answers: id, time, checkpoints.
+        audit: as `GET /audits/{id}` answers: id and time.
         request: as `GET /requests/{id}` answers: id, model, method.
         level: the pictures' level; that of the look with the smallest p if None.
 
@@ -93,6 +91,7 @@ def report_html(
             hypothesis=report["test"] and report["test"]["hypothesis"],
             audit=audit or {},
             request=request or {},
+            protocol=report.get("protocol"),
         )
         .encode()
     )
@@ -137,7 +136,7 @@ def _conclusions(report: Report) -> list[tuple[str, str, str]]:
     found = []
     test, power, membership = report["test"], report["power"], report["membership"]
     if test:
-        drawn = TEST.format(draws=test["draws"], kept=DRAWS[test["reference"]], alpha=test["alpha"])
+        drawn = TEST.format(kept=KEPT[test["reference"]], **test)
         found.append(("p-value", probability(test["p"]), drawn))
     if power:
         enough = power["samples_needed"]
