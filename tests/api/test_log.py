@@ -283,5 +283,11 @@ def test_what_is_no_number_of_a_row_is_not_found(story: Story, seq: str) -> None
     problem_of(story.first.get(f"/log/{seq}/proof"), 404, "not-found")
 
 
+def test_a_number_that_could_not_be_sealed_is_refused(model_owner: User) -> None:
+    model = model_owner.model()
+    answer = model_owner.http.patch(f"/models/{model}/policy", json={"max_batch_samples": 2**60})
+    problem_of(answer, 422, "invalid")
+
+
 def test_the_envelope_is_of_the_kind_that_clients_expect(story: Story) -> None:
     assert story.first.get("/log/head").json()["envelope"]["payloadType"] == PAYLOAD_TYPE

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_BATCH_WINDOW_SECONDS = 86_400
+MAX_BATCH_SAMPLES = 10**9
 MAX_TIME_LIMIT_SECONDS = 30 * 86_400
 MAX_KEEP_DAYS = 3650
 
@@ -28,6 +29,7 @@ class Policy(BaseModel):
     max_batch_samples: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_BATCH_SAMPLES,
         description="A job that would forget more samples than this takes no further request, and "
         "does not wait for the window's end.",
     )
