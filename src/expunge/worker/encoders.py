@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from torch import Tensor
 
 from expunge.evidence.audit import MIN_REFERENCE, Level, Outputs, Reference, Side
 from expunge.registry import subsets
@@ -16,6 +17,7 @@ from expunge.registry.subsets import Chosen, Indexes, Subset
 from expunge.registry.tables import Checkpoint, CheckpointDataset, Dataset, Model
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import stream_outputs
+from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.hardware import resolve_device
 from expunge.worker.context import Context
@@ -100,14 +102,22 @@ class Encoders:
             ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
         """
         before, after = self.learner(pair.before, held), self.learner(pair.after, held)
+        spec = before.spec
+        views = Views(spec.image_size, spec.mean, spec.std, seed=pair.seed)
+
+        def make(images: Tensor, ids: Tensor, view: int) -> Tensor:
+            held.check()
+            return views(images, ids, view)
+
         return stream_outputs(
             before,
             after,
-            self.images.read(held, chosen, before.spec),
+            self.images.read(held, chosen, spec),
             len(chosen),
             views=pair.views,
             seed=pair.seed,
             device=self._context.settings.device,
+            make=make,
         )
 
     def retained(self, pair: Pair, owner_id: str, held: Held) -> Reference | None:
@@ -117,12 +127,17 @@ class Encoders:
             As `outputs`.
         """
 
+        kept = select(CheckpointDataset.dataset_id).where(
+            CheckpointDataset.checkpoint_id == pair.after.id, ~CheckpointDataset.forgotten
+        )
+
+        def without() -> tuple[str, ...]:
+            with self._context.sessions() as session:
+                own = select(Dataset.id).where(Dataset.id.in_(kept), Dataset.owner_id == owner_id)
+                return tuple(session.scalars(own.order_by(Dataset.id)))
+
         def datasets() -> Sequence[Dataset]:
             with self._context.sessions() as session:
-                kept = select(CheckpointDataset.dataset_id).where(
-                    CheckpointDataset.checkpoint_id == pair.after.id,
-                    ~CheckpointDataset.forgotten,
-                )
                 return session.scalars(
                     select(Dataset).where(
                         Dataset.id.in_(kept),
@@ -131,7 +146,8 @@ class Encoders:
                     )
                 ).all()
 
-        key = ("retained", owner_id, *pair.key)
+        # Owners of whom nothing is kept, most of a batch, share one draw.
+        key = ("retained", held.patiently(without), *pair.key)
         warm = self._references.get(key)
         if warm is None:
             seed = pair.after.digest

@@ -50,6 +50,7 @@ class Reviewer:
     auditor: Auditor
     others_first: Callable[[], None]
     """Does whatever else waits for this worker, and returns."""
+    look_seconds: float = LOOK_SECONDS
     _next_look: float = field(default=0.0, init=False)
 
     def run(self, held: Held) -> None:
@@ -82,7 +83,7 @@ class Reviewer:
             self.others_first()
         except OUTAGES as error:
             logger.warning("the queue cannot be read; the review goes on", error=str(error))
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_look = time.monotonic() + self.look_seconds
 
     def _begin(self, lease: Lease) -> list[str] | None:
         newest = self.context.settings.review_requests
