@@ -34,7 +34,7 @@ MAX_WRITTEN = 8
 
 PANEL, SINGLE_PANEL = 2.9, 4.6
 PORTRAIT, SINGLE_WIDTH = 1.7, 7.6
-MARGIN, GUTTER, BAR_HEIGHT = 0.25, 0.3, 0.13
+MARGIN, GUTTER, BAR_HEIGHT = 0.25, 0.36, 0.13
 HEADING_PT, SUBHEADING_PT, TEXT_PT, SMALL_PT = 13.0, 11.0, 9.5, 8.5
 CELL_PT = {True: 7.5, False: 10.0}
 """Of a cell's value, in one of three panels or in a single one."""
@@ -110,7 +110,7 @@ def _written(value: float, which: Which) -> str:
     """`0.93`, and `+.093` for a gap: without the zero it fits a cell."""
     if which != "gap":
         return number(value, ".2f")
-    return number(value, "+.3f").replace("0.", ".", 1)
+    return number(value, "+.3f").replace("0.", ".", 1) if round(value, 3) else "0"
 
 
 @dataclass(frozen=True)
