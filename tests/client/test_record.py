@@ -205,6 +205,18 @@ class TestKeys:
         assert desk.verify(seen).seen.key == FIRST.public_key.pem
 
 
+def test_hashes_that_are_none_are_no_traceback(desk: Desk) -> None:
+    proof = desk.client.log_proof(next(desk.client.log_rows("req_1")).seq)
+    for change in ({"root_hash": "x"}, {"envelope": {}}, {"envelope": None}):
+        head = proof.head.model_copy(update=change)
+        with pytest.raises(BrokenRecord, match="tree head of"):
+            check_proof(
+                proof.model_copy(update={"head": head}),
+                desk.client.signing_keys(),
+                FIRST.public_key,
+            )
+
+
 def test_a_proof_alone_is_enough_to_check_a_row(desk: Desk) -> None:
     keys = desk.client.signing_keys()
     row = next(desk.client.log_rows("req_1"))

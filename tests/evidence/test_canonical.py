@@ -55,3 +55,11 @@ def test_what_would_not_come_back_as_it_was_is_refused(value: Any, why: str) -> 
         canonical({"value": value})
     with pytest.raises(NotCanonical, match=why):
         canonical(value)
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(NotCanonical):
+        canonical(value)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from expunge.client.log import LogProof, LogRow, TreeHead
 from expunge.evidence.canonical import NotCanonical
 from expunge.evidence.heads import Head, opened
 from expunge.evidence.merkle import BadProof, check_consistency, check_inclusion
-from expunge.evidence.signing import BadSignature, PublicKey, UnusableKey
+from expunge.evidence.signing import BadSignature, PublicKey
 from expunge.evidence.succession import KnownKey, follow
 
 STATE_FILE = Path("expunge") / "log-heads.json"
@@ -79,11 +79,12 @@ def verify(service: Source, since: Seen | None, key: PublicKey | None = None) ->
     if since is not None:
         _check_growth(service, head, since)
     proven = waiting = 0
+    stated = _stated(head)
     for row in service.log_rows(size=head.size):
         if row.path is None:
             waiting += 1
         else:
-            check_row(row, head.stated())
+            check_row(row, stated)
             proven += 1
     seen = Seen(
         size=head.size,
@@ -101,7 +102,7 @@ def check_proof(proof: LogProof, known: Sequence[KnownKey], key: PublicKey | Non
         BrokenRecord: a link does not hold.
     """
     _check_signature(proof.head, known, None, key)
-    check_row(proof.row, proof.head.stated())
+    check_row(proof.row, _stated(proof.head))
 
 
 def check_row(row: LogRow, head: Head) -> None:
@@ -153,17 +154,24 @@ def _check_envelope(head: TreeHead, trusted: Sequence[PublicKey]) -> None:
         signed = opened(head.envelope, trusted)
     except BadSignature as error:
         raise BrokenRecord(f"tree head of {head.size} rows: {error}") from error
-    if signed != head.stated():
+    if signed != _stated(head):
         raise BrokenRecord(f"tree head of {head.size} rows: another one was signed")
 
 
 def _check_growth(service: Source, head: TreeHead, since: Seen) -> None:
-    old, new = bytes.fromhex(since.root_hash), bytes.fromhex(head.root_hash)
+    old, new = bytes.fromhex(since.root_hash), _stated(head).root_hash
     path = service.log_consistency(since.size, head.size) if since.size < head.size else []
     try:
         check_consistency(since.size, head.size, old, new, path)
     except BadProof as error:
         raise BrokenRecord(f"since the head of {since.at}: {error}") from error
+
+
+def _stated(head: TreeHead) -> Head:
+    try:
+        return head.stated()
+    except ValueError as error:
+        raise BrokenRecord(f"tree head of {head.size} rows: its hashes are none") from error
 
 
 class Memory:
@@ -182,9 +190,10 @@ class Memory:
         seen = self._read().get(url)
         try:
             found = None if seen is None else Seen.model_validate(seen)
-            if found is not None and found.key is not None:
-                PublicKey.from_pem(found.key)
-        except (ValidationError, UnusableKey) as error:
+            if found is not None:
+                bytes.fromhex(found.root_hash)
+                _ = found.key and PublicKey.from_pem(found.key)
+        except ValueError as error:
             raise self._damaged() from error
         return found
 

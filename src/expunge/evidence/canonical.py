@@ -19,8 +19,8 @@ def canonical(value: Any) -> bytes:
         NotCanonical: a number is not finite or too large to be exact, text holds what cannot be stored,
             a key is not text, or something in it is not JSON.
     """
-    _check(value)
     try:
+        _check(value)
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, RecursionError) as error:
         raise NotCanonical(f"no canonical JSON: {error}") from error

@@ -20,7 +20,11 @@ logger = structlog.get_logger(__name__)
 
 
 class Sealer:
-    """Seals with the key of the settings while that is the one in use; else heads are unsigned."""
+    """Signs each head with the key of the settings.
+
+    Heads are unsigned only where there has never been a key: an unsigned head among signed ones
+    would look like an intruder's, and cannot be replaced. So rows wait while the key is away.
+    """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings = settings
@@ -43,13 +47,16 @@ class Sealer:
         with self._sessions.begin() as session:
             if not sealing.is_due(session):
                 return 0
-            return sealing.seal(session, self._signer(session))
+            try:
+                signer = self._signer(session)
+            except NoSigningKey as error:
+                logger.warning("log waits for the key to be sealed", error=error.detail)
+                return 0
+            return sealing.seal(session, signer)
 
     def _signer(self, session: Session) -> Signer | None:
-        if not self._settings.signing_key_file:
-            return None
-        try:
+        if self._settings.signing_key_file:
             return signing_keys.required(session, self._settings)
-        except NoSigningKey as error:
-            logger.warning("tree head is not signed", error=error.detail)
-            return None
+        if signing_keys.in_use(session) is not None:
+            raise NoSigningKey("The service has a signing key, but this process was given none.")
+        return None
