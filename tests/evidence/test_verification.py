@@ -218,8 +218,8 @@ def test_whatever_is_handed_in_is_answered(data: bytes) -> None:
 
 
 @over(st.lists(JSON, max_size=3))
-def test_whatever_is_handed_in_as_rows_is_answered(found: list[Any]) -> None:
-    assert "log rows" in broken(verified(paper().file(), Given(rows=found)))
+def test_whatever_is_handed_in_as_rows_is_answered(issued: Paper, found: list[Any]) -> None:
+    assert "log rows" in broken(verified(issued.file(), Given(rows=found)))
 
 
 def test_nested_beyond_reason_is_answered(issued: Paper) -> None:

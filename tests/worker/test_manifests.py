@@ -63,6 +63,8 @@ def test_runs_are_repeated_from_their_manifests(lab: Lab, trained: World, tmp_pa
     with lab.sessions() as session:
         head = session.get_one(Checkpoint, lab.head(trained.model))
     request = lab.request(trained.first_owner, trained.model, [trained.first])
+    with pytest.raises(Conflict, match="has left no manifest"):
+        manifests.of(lab.job_of(request))
     lab.runner.run(lab.job_of(request).id)
     for job in (lab.job(str(head.job_id)), lab.job_of(request)):
         manifest = manifests.of(job)
@@ -76,9 +78,3 @@ def test_runs_are_repeated_from_their_manifests(lab: Lab, trained: World, tmp_pa
     assert manifest.base is not None
     assert manifest.base.digest == head.digest
     assert manifest.environment.threads == 1
-
-
-def test_a_job_that_has_not_run_has_no_manifest(lab: Lab, world: World) -> None:
-    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
-    with pytest.raises(Conflict, match="has left no manifest"):
-        manifests.of(lab.job(job_id))
