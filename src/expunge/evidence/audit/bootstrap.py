@@ -24,8 +24,9 @@ MIN_PAIRED_SAMPLES = 4
 class Resamples:
     """How often each sample, and each view number, is in each resample of the same size.
 
-    samples: (draws, N) for means of samples; paired: (draws, P) for means of pairs; views:
-    (draws, V), the same view numbers for all samples: a view number's jitter order is shared.
+    samples: (draws + 1, N) for means of samples; paired: (draws + 1, P) for means of pairs; row 0
+    of both is the set itself. views: (draws, V), the same view numbers for all samples: they share
+    the order of a view's jitter steps.
     """
 
     samples: Array
@@ -35,41 +36,56 @@ class Resamples:
     @staticmethod
     def draw(outputs: Outputs, rng: np.random.Generator, draws: int = DRAWS) -> "Resamples":
         """Independent draws of samples and of views, with replacement."""
-        samples = resampling_weights(len(outputs), draws, rng)
+        n, paired = len(outputs), len(outputs.chosen)
+        samples = _below_the_set(resampling_weights(n, draws, rng))
         views = resampling_weights(outputs.views, draws, rng)
-        if len(outputs.chosen) == len(outputs):
+        if paired == n:
             return Resamples(samples, samples, views)
-        return Resamples(samples, resampling_weights(len(outputs.chosen), draws, rng), views)
+        return Resamples(samples, _below_the_set(resampling_weights(paired, draws, rng)), views)
 
     def self_alignment(self, side: Side) -> Array:
-        """(draws,) mean self-alignment; NaN where a resample holds one view only."""
-        kept = self._kept(side)
-        sums = ((self.samples @ side.cosines) * kept).sum(axis=1)
-        return _ratio(sums, self.samples.sum(axis=1) * kept.sum(axis=1))
+        """(draws + 1, C) mean of each of the side's cosines over the drawn samples."""
+        means: Array = self.samples @ side.cosines / self.samples.sum(axis=1, keepdims=True)
+        return means
 
     def negative_alignment(self, side: Side, chosen: NDArray[np.int64]) -> Array:
-        """(draws,) mean alignment of different samples under different views (or with captions).
+        """(draws + 1, C) the same between different samples: pairs of views, or view and caption.
 
-        A pair weighs the product of its samples' and its views' weights; pairs of a sample, or a
-        view, with its own copy are left out: their cosine is another quantity.
+        A pair weighs the product of its samples' weights; pairs of a sample with its own copy are
+        left out: their cosine is another quantity. NaN for draws of one sample alone.
         """
-        kept, weights = self._kept(side), self.paired
-        means = _weighted_sums(weights, side.views)
+        weights = self.paired
+        sums = _weighted_sums(weights, side.views)
         if side.captions is None:
             first, second = np.triu_indices(len(side.views), 1)
-            all_pairs = (means @ means.transpose(0, 2, 1))[:, first, second]
+            all_pairs = (sums @ sums.transpose(0, 2, 1))[:, first, second]
         else:
             texts = weights.astype(np.float32) @ side.captions
-            all_pairs = (means @ texts[:, :, None])[:, :, 0]
+            all_pairs = (sums @ texts[:, :, None])[:, :, 0]
         own = weights**2 @ side.cosines[chosen]
         pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
-        return _ratio(((all_pairs - own) * kept).sum(axis=1), pairs * kept.sum(axis=1))
+        return _ratio(all_pairs - own, pairs[:, None])
+
+    def standard_error(self, means: Array, side: Side, samples: int) -> float:
+        """Of the mean over n samples and all views, from a side's (draws + 1, C) means, or from the
+        difference of both sides'.
+
+        Resampling samples takes their views along. What view numbers do to all samples alike comes
+        on top: the variance of resampling views alone, less the part that is each sample's own and
+        so counted already, which is what resampling both at once adds to the sum of the two.
+        """
+        kept = self._kept(side)
+        of_samples = np.nanvar(means[1:].mean(axis=1))
+        of_views = np.nanvar(_ratio((means[:1] * kept).sum(axis=1), kept.sum(axis=1)))
+        of_both = np.nanvar(_ratio((means[1:] * kept).sum(axis=1), kept.sum(axis=1)))
+        alike = max(0.0, 2 * of_views + of_samples - of_both)
+        return float(np.sqrt(of_samples * samples / (samples - 1) + alike))
 
     def _kept(self, side: Side) -> Array:
-        """(draws, C) weight of each of the side's cosines: of its pair of views, or of its view."""
+        """(draws, C) weight of each cosine: of its view, or of its pair of different views."""
         if side.captions is not None:
             return self.views
-        first, second = np.triu_indices(len(side.views), 1)
+        first, second = np.triu_indices(self.views.shape[1], 1)
         kept: Array = self.views[:, first] * self.views[:, second]
         return kept
 
@@ -78,11 +94,6 @@ def resampling_weights(samples: int, draws: int, rng: np.random.Generator) -> Ar
     """(draws, samples): how often each sample is in each resample of the same size."""
     counts = rng.multinomial(samples, np.full(samples, 1 / samples), size=draws)
     return counts.astype(np.float64)
-
-
-def standard_error(draws: Array, samples: int) -> float:
-    """Of the mean of n samples: the draws' standard deviation, freed of its bias (n - 1) / n."""
-    return float(np.nanstd(draws)) * float(np.sqrt(samples / (samples - 1)))
 
 
 def interval(mean: float, error: float, samples: int, confidence: float) -> list[float]:
@@ -94,6 +105,11 @@ def interval(mean: float, error: float, samples: int, confidence: float) -> list
     return [mean - reach, mean + reach]
 
 
+def _below_the_set(weights: Array) -> Array:
+    """(draws + 1, N): once each sample, then the draws."""
+    return np.vstack([np.ones(weights.shape[1]), weights])
+
+
 def _weighted_sums(weights: Array, views: NDArray[np.float32]) -> NDArray[np.float32]:
     """(draws, V, D) sums over samples of (V, P, D) outputs under (draws, P) weights."""
     sums: NDArray[np.float32] = weights.astype(np.float32) @ by_sample(views).astype(np.float32)
@@ -101,5 +117,6 @@ def _weighted_sums(weights: Array, views: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _ratio(sums: Array, counts: Array) -> Array:
-    ratio: Array = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    counts = np.broadcast_to(counts, sums.shape)
+    ratio: Array = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return ratio

@@ -12,7 +12,6 @@ from expunge.evidence.audit.bootstrap import (
     MIN_PAIRED_SAMPLES,
     Resamples,
     interval,
-    standard_error,
 )
 from expunge.evidence.audit.outputs import Floats, Level, Outputs, Reference
 from expunge.evidence.audit.report import (
@@ -43,17 +42,17 @@ def measure(outputs: Outputs, rng: np.random.Generator, confidence: float) -> Me
     n, paired = len(outputs), len(outputs.chosen)
     resamples = Resamples.draw(outputs, rng)
     sides = (outputs.before, outputs.after)
-    aligned = [resamples.self_alignment(side) for side in sides]
-    score_error = standard_error(aligned[0] - aligned[1], n) if n >= MIN_SAMPLES else None
-    score = _statistic(outputs.scores, score_error, n, confidence)
     if n < MIN_SAMPLES:
-        return Measured(Group(score, None), None, None)
+        return Measured(Group(_statistic(outputs.scores, None, n, confidence), None), None, None)
+    aligned = [resamples.self_alignment(side) for side in sides]
+    score_error = resamples.standard_error(aligned[0] - aligned[1], outputs.before, n)
+    score = _statistic(outputs.scores, score_error, n, confidence)
     before, after = (off_diagonal(matrix) for matrix in outputs.matrices)
     errors: list[float | None] = [None, None, None]
     if paired >= MIN_PAIRED_SAMPLES:
         draws = [resamples.negative_alignment(side, outputs.chosen) for side in sides]
         draws.append(draws[1] - draws[0])
-        errors = [standard_error(each, paired) for each in draws]
+        errors = [resamples.standard_error(each, outputs.before, paired) for each in draws]
     negative = NegativeAlignment(
         *(
             _statistic(values.astype(np.float64), error, paired, confidence)
