@@ -8,6 +8,8 @@ from expunge.client.commands import (
     certificates,
     compare,
     datasets,
+    delegations,
+    encodings,
     estimate,
     jobs,
     log,
@@ -35,8 +37,10 @@ def build_app() -> typer.Typer:
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(alerts.app, name="alerts")
     app.add_typer(log.app, name="log")
+    app.add_typer(delegations.app, name="delegations")
     estimate.add_to(app)
     audit.add_to(app)
+    encodings.add_to(app)
     certificates.add_to(app)
     compare.add_to(app)
     parties.add_to(app)

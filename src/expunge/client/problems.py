@@ -49,6 +49,10 @@ class UnfinishedError(Exception):
     """The work still runs after the time the caller was ready to wait."""
 
 
+class DoubtError(Exception):
+    """What the service answered does not hold together; the message says what does not fit what."""
+
+
 def problem_of(status: int, content_type: str, body: bytes) -> ProblemError:
     """The exception for an error answer; a body that is no problem document is quoted shortly."""
     try:

@@ -3,8 +3,9 @@
 Holds no state but the connection; never retries a call that could act twice.
 """
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from expunge.client import resources as r
 from expunge.client.alerts import AlertCalls
@@ -13,6 +14,8 @@ from expunge.client.calls import get
 from expunge.client.certificates import CertificateCalls
 from expunge.client.comparisons import Comparisons
 from expunge.client.datasets import DatasetCalls
+from expunge.client.delegations import DelegationCalls
+from expunge.client.encodings import EncodingCalls
 from expunge.client.log import LogCalls
 from expunge.client.models import ModelCalls
 from expunge.client.parties import PartyCalls
@@ -20,9 +23,14 @@ from expunge.client.problems import ProblemError
 from expunge.client.removals import RemovalCalls
 from expunge.client.transport import Transport
 
+if TYPE_CHECKING:
+    from expunge.client.local_audit import LocalAudit
+    from expunge.evidence.signing import PublicKey
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 3600.0
+DEFAULT_VIEWS, DEFAULT_SEED, DEFAULT_MATRIX_SIZE = 10, 0, 64
 
 
 class Client(
@@ -31,6 +39,8 @@ class Client(
     ModelCalls,
     RemovalCalls,
     AuditCalls,
+    EncodingCalls,
+    DelegationCalls,
     CertificateCalls,
     AlertCalls,
     LogCalls,
@@ -78,6 +88,41 @@ class Client(
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def audit_at_home(
+        self,
+        request_id: str,
+        *,
+        dataset_ids: Sequence[str] | None = None,
+        sample_keys: Sequence[str] | None = None,
+        draw: Mapping[str, int] | None = None,
+        views: int = DEFAULT_VIEWS,
+        seed: int = DEFAULT_SEED,
+        matrix_size: int = DEFAULT_MATRIX_SIZE,
+        keys: Sequence["PublicKey"] = (),
+    ) -> "LocalAudit":
+        """Audit a completed request here, from both encoders' outputs; with `keys`, only if one of them signed.
+
+        Costs two queries of the request's budget: the encoding, and an audit of the same samples
+        for its quantiles.
+
+        Raises:
+            DoubtError: the encoding failed, or what came does not fit its receipt, the request's
+                weights or the keys.
+        """
+        from expunge.client import local_audit  # noqa: PLC0415 - brings scipy along
+
+        return local_audit.audit_at_home(
+            self,
+            request_id,
+            dataset_ids=dataset_ids,
+            sample_keys=sample_keys,
+            draw=draw,
+            views=views,
+            seed=seed,
+            matrix_size=matrix_size,
+            keys=keys,
+        )
 
     def methods(self) -> list[r.Method]:
         """The unlearning methods with the schema of their parameters. Needs no key."""

@@ -5,8 +5,9 @@ from typing import Annotated, get_args
 
 import typer
 
+from expunge.client.commands.encodings import audit_here
 from expunge.client.commands.session import CommandError, Session, command
-from expunge.client.findings import findings_table
+from expunge.client.findings import evidence, findings_table
 from expunge.client.heatmap import SHADES, heat_map, letter_map
 from expunge.client.reports import Audit
 from expunge.client.resources import Level, Which
@@ -28,22 +29,59 @@ def audit(
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="Only these of its data sets; repeatable.")
     ] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sample", help="Only these samples: KEY, or dst_…/KEY of several; repeatable."
+        ),
+    ] = None,
+    draw: Annotated[int | None, typer.Option(min=1, help="Only so many, drawn at random.")] = None,
+    draw_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     matrix_size: Annotated[int | None, typer.Option(help="Samples in the matrices.")] = None,
     views: Annotated[int | None, typer.Option(help="Random views per sample.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the views.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the heat maps (PNG); made if missing.")
+        Path | None, typer.Option(help="Folder for the report and the heat maps; made if missing.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Compute it here, from both encoders' outputs.")
+    ] = False,
+    signing_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --local: a public key (PEM) that must have signed; repeatable."),
     ] = None,
 ) -> None:
     """Audit a completed request over your own samples.
 
-    Shows forgetting score and negative alignment next to control images that nobody asked to
-    forget, and draws the alignment matrices before and after and the gap between them.
+    Shows forgetting score and negative alignment next to images that the model kept and others
+    that it never saw, what a test makes of them, and draws the alignment matrices before and after
+    and the gap between them.
 
     Example: expunge audit req_… --out audit/
     """
+    drawn = None if draw is None else {"samples": draw, "seed": draw_seed}
+    if local:
+        audit_here(
+            session,
+            request,
+            out=out,
+            signing_key=signing_key or [],
+            dataset_ids=dataset,
+            sample_keys=sample,
+            draw=drawn,
+            matrix_size=matrix_size,
+            views=views,
+            seed=seed,
+        )
+        return
     done = session.client.audit(
-        request, dataset_ids=dataset, matrix_size=matrix_size, views=views, seed=seed
+        request,
+        dataset_ids=dataset,
+        sample_keys=sample,
+        draw=drawn,
+        matrix_size=matrix_size,
+        views=views,
+        seed=seed,
     )
     if done.state != "succeeded" or done.report is None:
         raise CommandError(f"the audit {done.state}: {done.reason or 'no reason given'}")
@@ -56,18 +94,24 @@ def audit(
             _draw(session, done, level)
     session.out.print(findings_table(done.report))
     session.out.print(f"[bold]{done.report.verdict.sentence}")
+    for sentence in evidence(done.report):
+        session.out.print(sentence, highlight=False)
     for path in saved:
         session.out.print(f"[dim]{path}", highlight=False)
 
 
 def save_pictures(session: Session, done: Audit, out: Path) -> list[Path]:
-    """Save every picture the audit has into `out`."""
+    """Save the report and every heat map that the audit has into `out`."""
     out.mkdir(parents=True, exist_ok=True)
+    page = session.client.download_report(done.id, out / "report.html")
     return [
-        session.client.download_picture(done.id, which, level, out / f"{level}-{which}.png")
-        for level in LEVELS
-        if level in (done.pictures or {})
-        for which in PICTURES
+        page,
+        *(
+            session.client.download_picture(done.id, which, level, out / f"{level}-{which}.png")
+            for level in LEVELS
+            if level in (done.pictures or {})
+            for which in PICTURES
+        ),
     ]
 
 

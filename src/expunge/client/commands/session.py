@@ -17,6 +17,7 @@ from rich.text import Text
 
 from expunge.client.packing import PackingError
 from expunge.client.problems import (
+    DoubtError,
     LostSecretError,
     ProblemError,
     UnfinishedError,
@@ -150,6 +151,7 @@ def run_session(
         LostSecretError,
         PackingError,
         CommandError,
+        DoubtError,
         OSError,
     ) as error:
         fail(str(error))

@@ -1,0 +1,203 @@
+"""An audit computed at home equals the service's, and notices what does not fit."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+from tests.api.conftest import ENCODER, Cast, Past, User, images
+from typer.testing import CliRunner
+
+from expunge.client import Client
+from expunge.client.cli import build_app
+from expunge.client.problems import DoubtError, ProblemError
+from expunge.evidence.pictures.heat_maps import triptych
+from expunge.evidence.signing import PublicKey, Signer
+from expunge.formats.digests import sha256_file
+from expunge.registry import checkpoints
+from expunge.registry.database import sessions
+from expunge.registry.objects import open_store
+from expunge.registry.settings import Settings
+from expunge.registry.tables import JobKind, Role
+from expunge.unlearning.catalog import EncoderSpec
+from expunge.unlearning.checkpoints import save
+from expunge.unlearning.frameworks import build
+from expunge.worker.context import Context
+from expunge.worker.running import Runner
+
+OWN, RETAINED = 8, 80
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """With a key that signs."""
+    path = tmp_path_factory.mktemp("keys") / "key.pem"
+    Signer.create(path)
+    return settings.model_copy(update={"signing_key_file": str(path)})
+
+
+@pytest.fixture(scope="module")
+def quick_worker(settings: Settings, engine: Engine) -> Iterator[Runner]:
+    """A worker of all that does not train."""
+    context = Context(settings, sessions(engine), open_store(settings))
+    runner = Runner(context, [JobKind.SEAL, JobKind.AUDIT, JobKind.ENCODE])
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.03):
+            runner.work_off()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield runner
+    over.set()
+    thread.join()
+    context.close()
+
+
+def weights(past: Past, seed: int) -> checkpoints.StoredWeights:
+    """An encoder as it is before any training, stored as a worker would."""
+    path = past.folder / f"{seed}.safetensors"
+    save(build(EncoderSpec.model_validate(ENCODER), seed=seed), path)
+    digest = sha256_file(path)
+    key, name = past.store.put(path, digest), f"sha256:{digest}"
+    return checkpoints.StoredWeights(name, key, 1, name, key)
+
+
+@dataclass
+class Case:
+    """A completed request about eight samples, beside 80 that the model keeps."""
+
+    owner: Client
+    other: Client
+    request: str
+    key: PublicKey
+
+
+def client(user: User, url: str) -> Client:
+    return Client(url, user.http.headers["authorization"].removeprefix("Bearer "))
+
+
+@pytest.fixture(scope="module")
+def case(
+    past: Past, cast: Cast, quick_worker: Runner, settings: Settings, url: str
+) -> Iterator[Case]:
+    assert quick_worker
+    owner, model_owner = cast.party(Role.DATA_OWNER), cast.party(Role.MODEL_OWNER)
+    mine = owner.sealed(images("mine", OWN, seed=1))
+    kept = cast.party(Role.DATA_OWNER)
+    others = kept.sealed(images("kept", RETAINED, seed=2))
+    for user, dataset in ((owner, mine), (kept, others)):
+        user.post(f"/datasets/{dataset}/grants", {"party_id": model_owner.id})
+    model = model_owner.model()
+    answer = model_owner.post(f"/models/{model}/pretrain", {"dataset_ids": [others, mine]})
+    lease = past.claimed(answer.json()["id"])
+    with past.sessions.begin() as session:
+        checkpoints.record_pretrained(session, lease, weights(past, 0), {"seconds": 1.0})
+    asked = owner.post("/requests", {"model_id": model, "dataset_ids": [mine]})
+    request = str(asked.json()["id"])
+    lease = past.claimed(past.job_of(request))
+    with past.sessions.begin() as session:
+        checkpoints.record_unlearned(session, lease, weights(past, 1), {"seconds": 1.0})
+    key = Signer.load(Path(settings.signing_key_file)).public_key
+    with client(owner, url) as first, client(kept, url) as second:
+        yield Case(first, second, request, key)
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number of a document by its path."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from flat(inner, f"{path}/{name}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from flat(inner, f"{path}/{place}")
+    else:
+        yield path, value
+
+
+def test_local_numbers_equal_the_services(case: Case) -> None:
+    asked: dict[str, Any] = {"views": 3, "seed": 4, "matrix_size": 5}
+    local = case.owner.audit_at_home(case.request, keys=[case.key], **asked)
+    service = case.owner.audit(case.request, **asked)
+    assert service.report is not None
+    theirs, mine = service.report.model_dump(), local.report.to_dict()
+    for level, numbers in mine["levels"].items():
+        for name in ("forgetting_score", "negative_alignment"):
+            found, wanted = (dict(flat(each[name])) for each in (numbers, theirs["levels"][level]))
+            assert found == pytest.approx(wanted, abs=1e-9), level
+    assert local.signed_by == case.key.id
+    for level in ("encoder", "projector"):
+        for which in ("before", "after", "gap"):
+            np.testing.assert_allclose(
+                local.bundle.matrices[level][which],
+                case.owner.matrix(service.id, which, level),
+                atol=1e-6,
+            )
+
+
+def test_own_numbers_are_placed_among_those_of_retained_samples(case: Case) -> None:
+    local = case.owner.audit_at_home(case.request, views=3)
+    assert local.places is not None
+    assert local.p is not None
+    assert local.places.keys() == local.report.levels.keys()
+    assert 0 <= local.p[0] <= local.p[1] <= 1
+    assert "between" in local.sentence
+    png = triptych(local.bundle, "encoder", sentence=local.sentence)
+    assert png.startswith(b"\x89PNG")
+
+
+def test_another_key_than_the_services_is_not_taken(case: Case, tmp_path: Path) -> None:
+    stranger = Signer.create(tmp_path / "stranger.pem").public_key
+    with pytest.raises(DoubtError, match="not signed as it should be"):
+        case.owner.audit_at_home(case.request, views=2, keys=[stranger])
+
+
+def test_outputs_that_are_not_those_of_the_receipt_are_noticed(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = case.owner.encoding_outputs
+
+    def changed(encoding_id: str) -> bytes:
+        data = bytearray(honest(encoding_id))
+        data[len(data) // 2] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(case.owner, "encoding_outputs", changed)
+    with pytest.raises(DoubtError, match="SHA-256"):
+        case.owner.audit_at_home(case.request, views=2)
+
+
+def test_anybody_else_audits_nothing(case: Case) -> None:
+    with pytest.raises(ProblemError) as error:
+        case.other.audit_at_home(case.request, views=2)
+    assert error.value.status == 404
+
+
+def test_the_command_line_does_the_same(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "service.pem"
+    pem.write_text(case.key.pem)
+    out = tmp_path / "out"
+    monkeypatch.setenv("EXPUNGE_URL", case.owner.base_url)
+    key = case.owner._transport._http.headers["authorization"].removeprefix("Bearer ")
+    monkeypatch.setenv("EXPUNGE_KEY", key)
+    command = ["audit", case.request, "--local", "--views", "2", "--signing-key", str(pem)]
+    result = CliRunner().invoke(build_app(), [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "encoder" in result.output
+    assert case.key.id[:12] in result.output
+    assert {path.name for path in out.iterdir()} == {
+        "outputs.npz",
+        "receipt.json",
+        "encoder.png",
+        "projector.png",
+    }
+    encode = ["encode", case.request, "--out", str(tmp_path / "again"), "--views", "2", "--json"]
+    assert CliRunner().invoke(build_app(), encode).exit_code == 0
+    assert (tmp_path / "again" / "outputs.npz").read_bytes() == (out / "outputs.npz").read_bytes()
