@@ -63,7 +63,8 @@ def audit(
         "control": measure_reference(control, confidence) if control else {},
     }
     largest = max(outputs.largest_change() for outputs in own.values())
-    index = np.sort(rng.permutation(n)[:matrix_size])
+    # By its own draw: whoever has no reference shows the same samples.
+    index = np.sort(np.random.default_rng([seed, 3]).permutation(n)[:matrix_size])
     return AuditReport(
         levels={level: _level(level, own[level], keys, groups, confidence) for level in own},
         n_own=len(first),
