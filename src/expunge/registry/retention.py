@@ -43,13 +43,13 @@ def start(sessions: Sessions) -> list[str]:
         with sessions.begin() as session:
             # The row that promotion locks too: a checkpoint is put in force or destroyed, not both.
             model = session.get_one(Model, model_id, with_for_update={"key_share": True})
-            for checkpoint in _due(session, model):
+            for checkpoint in due(session, model):
                 _begin(session, model, checkpoint)
                 started.append(checkpoint.id)
     return started
 
 
-def _due(session: Session, model: Model) -> list[Checkpoint]:
+def due(session: Session, model: Model) -> list[Checkpoint]:
     """The model's checkpoints whose time is over and that nobody needs, row-locked."""
     keep = timedelta(days=policies.of(model.policy).keep_days)
     over = (
