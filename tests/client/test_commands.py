@@ -11,6 +11,7 @@ from tests.client.conftest import Service
 from typer.testing import CliRunner
 
 from expunge.client.cli import build_app
+from expunge.client.reports import AuditReport
 
 WIDE = {"COLUMNS": "200"}
 
@@ -71,12 +72,27 @@ def test_an_audit_draws_heat_maps_saves_them_and_says_the_verdict(
     assert "@@" in result.output
     assert "forgetting score" in result.output
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {
-        f"{level}-{which}.png"
-        for level in ("encoder", "projector")
-        for which in ("before", "after", "gap")
+        "report.html",
+        *(
+            f"{level}-{which}.png"
+            for level in ("encoder", "projector")
+            for which in ("before", "after", "gap")
+        ),
     }
-    found = answer(run(service, ada, "audit", request, *options, "--json"))
-    assert found["state"] == "succeeded"
+
+
+def test_an_audit_can_be_of_chosen_samples_or_of_a_draw(service: Service, ada: str) -> None:
+    owner = service.outcome.owners[0]
+    key = next(iter(owner.report.levels["encoder"].forgetting_score.per_sample or {}))
+    options = ("audit", owner.request.id, "--views", "2", "--json")
+    chosen = answer(run(service, ada, *options, "--sample", key))
+    assert (chosen["state"], chosen["sample_keys"]) == ("succeeded", [key])
+    drawn = answer(run(service, ada, *options, "--draw", "3", "--draw-seed", "5"))
+    assert drawn["draw"] == {"samples": 3, "seed": 5}
+    assert AuditReport.model_validate(drawn["report"]).n_own == 3
+    unknown = run(service, ada, *options, "--sample", "nobody")
+    assert unknown.exit_code == 1
+    assert "'nobody'" in unknown.output
 
 
 def test_watching_a_finished_request_ends_with_its_state(service: Service, ada: str) -> None:

@@ -4,11 +4,12 @@ import io
 import json
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from expunge.client import comparing
 from expunge.client.comparisons import Comparison, ComparisonResult
-from expunge.client.findings import findings_table
+from expunge.client.findings import evidence, findings_table
 from expunge.client.heatmap import heat_map, letter_map, shrink
 from expunge.client.problems import problem_of
 from expunge.client.progress import describe, follow
@@ -175,33 +176,53 @@ def test_large_matrices_are_averaged_over_blocks() -> None:
     assert shrink(matrix, 7) is matrix
 
 
-def test_the_findings_table_puts_own_and_control_side_by_side() -> None:
+@pytest.fixture
+def report() -> AuditReport:
     statistic = {"mean": 0.02, "std": 0.1, "interval": [0.01, 0.03], "n": 64}
     other = {"mean": 0.001, "std": 0.1, "interval": [-0.01, 0.01], "n": 400}
     group = {"before": statistic, "after": statistic, "change": statistic}
-    difference = {"difference": 0.019, "interval": [0.01, 0.02], "adjusted_interval": [0.0, 0.03]}
     level = {
         "forgetting_score": {**statistic, "per_sample": {"a": 0.02}},
         "negative_alignment": group,
-        "control": {"forgetting_score": other, "negative_alignment": None},
-        "contrast": {"forgetting_score": difference, "negative_alignment_change": difference},
+        "retained": {"forgetting_score": other, "negative_alignment": None},
+        "control": None,
     }
-    report = AuditReport.model_validate(
+    test = {"hypothesis": "H0", "alpha": 0.01, "p": 0.0004, "n": 64, "n_reference": 400}
+    look = {"level": "encoder", "statistic": "forgetting_score", "value": 0.02, "p": 0.0004}
+    test |= {"draws": 4999, "reference": "plain", "looks": [look]}
+    return AuditReport.model_validate(
         {
-            "levels": {"encoder": level, "projector": {**level, "control": None, "contrast": None}},
+            "levels": {"encoder": level, "image_text": level},
             "n_own": 64,
-            "n_control": 400,
+            "n_retained": 400,
             "views": 10,
             "seed": 0,
             "confidence": 0.95,
-            "verdict": {"code": "change_detected", "sentence": "Changed."},
+            "verdict": {"code": "forgotten", "sentence": "Changed."},
+            "test": test,
+            "power": {"effect": {}, "power": 0.4, "target": 0.9, "samples_needed": 250},
+            "membership": {"p": 0.3, "difference": {"encoder": 0.001}},
         }
     )
-    shown = rendered(findings_table(report))
-    shown = " ".join(shown.split())
-    assert "+0.0200 [+0.0100,+0.0300]" in shown
-    assert "+0.0010 [-0.0100,+0.0100]" in shown
-    assert "95% intervals over 64 own and 400 control images, 10 views each" in shown
+
+
+def test_the_findings_table_puts_own_images_beside_others(report: AuditReport) -> None:
+    shown = " ".join(rendered(findings_table(report)).split())
+    assert "+0.0200 [+0.0100,+0.0300] +0.0010 [-0.0100,+0.0100] –" in shown
+    assert "images against captions" in shown
+    assert "95% intervals over 64 own, 400 kept and 0 never seen images, 10 views each" in shown
+
+
+def test_the_evidence_says_what_the_test_found_and_how_much_it_could(report: AuditReport) -> None:
+    test, power, membership = evidence(report)
+    assert test == (
+        "p = 0.0004 among 4,999 draws of 64 from your images and 400 that the model kept; up to "
+        "0.01 counts as found."
+    )
+    assert "found with 40%; 250 images would give 90%." in power
+    assert "p = 0.3;" in membership
+    bare = report.model_copy(update={"test": None, "power": None, "membership": None})
+    assert evidence(bare) == []
 
 
 def comparison(state: str, done: int | None = None) -> Comparison:

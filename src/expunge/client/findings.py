@@ -1,37 +1,63 @@
-"""An audit's numbers as a table for people: own and control side by side. Computes nothing."""
+"""An audit's numbers as a table for people: own images beside others. Computes nothing."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from expunge.client.reports import (
     AuditReport,
-    Difference,
     Estimate,
     ForgettingScore,
+    GroupReport,
     Interval,
     LevelReport,
 )
 
 NOT_THERE = "–"
+LEVEL_NAMES = {
+    "encoder": "encoder outputs",
+    "projector": "projector outputs",
+    "image_text": "images against captions",
+}
 
 
 def findings_table(report: AuditReport, title: str | None = None) -> Table:
-    """Per level: forgetting score and negative alignment, own against control."""
+    """Per level: forgetting score and negative alignment of own, retained and control images."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
     table.add_column("")
-    for column in ("own", "control", "own − control"):
+    for column in ("yours", "kept by the model", "never seen by it"):
         table.add_column(column)
     for name, level in report.levels.items():
-        table.add_row(f"[bold]{name} outputs")
+        table.add_row(f"[bold]{LEVEL_NAMES.get(name, name)}")
         for row in _rows(level):
             table.add_row(*row)
         table.add_section()
     table.caption = (
         "alignment: between different images (negative alignment); "
-        f"means with {report.confidence:.0%} intervals over {report.n_own} own"
-        f" and {report.n_control or 0} control images, {report.views} views each"
+        f"means with {report.confidence:.0%} intervals over {report.n_own} own, "
+        f"{report.n_retained} kept and {report.n_control} never seen images, "
+        f"{report.views} views each"
     )
     return table
+
+
+def evidence(report: AuditReport) -> list[str]:
+    """Test, power and membership in a sentence each, as far as there are any."""
+    sentences = []
+    if (test := report.test) is not None:
+        sentences.append(
+            f"p = {test.p:.3g} among {test.draws:,} draws of {test.n} from your images and "
+            f"{test.n_reference} that the model kept; up to {test.alpha:g} counts as found."
+        )
+    if (power := report.power) is not None:
+        more = power.samples_needed
+        wanted = "" if more is None else f"; {more:,} images would give {power.target:.0%}"
+        sentences.append(f"A retrain without yours would be found with {power.power:.0%}{wanted}.")
+    if (membership := report.membership) is not None:
+        sentences.append(
+            "Do yours still look trained on, beside images that the model never saw? "
+            f"p = {membership.p:.3g}; small means yes."
+        )
+    return sentences
 
 
 def with_interval(mean: float | None, interval: Interval | None) -> str:
@@ -44,34 +70,17 @@ def with_interval(mean: float | None, interval: Interval | None) -> str:
     return f"{mean:+.4f} [{interval[0]:+.4f},{interval[1]:+.4f}]"
 
 
-def _rows(level: LevelReport) -> list[tuple[str, str, str, str]]:
-    control, contrast = level.control, level.contrast
-    own, other = level.negative_alignment, control.negative_alignment if control else None
+def _rows(level: LevelReport) -> list[tuple[str, ...]]:
+    groups: list[LevelReport | GroupReport | None] = [level, level.retained, level.control]
+    negative = [group.negative_alignment if group else None for group in groups]
     return [
         (
             "forgetting score",
-            _score(level.forgetting_score),
-            _score(control.forgetting_score if control else None),
-            _difference(contrast.forgetting_score if contrast else None),
+            *(_score(group.forgetting_score if group else None) for group in groups),
         ),
-        (
-            "alignment before",
-            _estimate(own.before if own else None),
-            _estimate(other.before if other else None),
-            "",
-        ),
-        (
-            "alignment after",
-            _estimate(own.after if own else None),
-            _estimate(other.after if other else None),
-            "",
-        ),
-        (
-            "change",
-            _estimate(own.change if own else None),
-            _estimate(other.change if other else None),
-            _difference(contrast.negative_alignment_change if contrast else None),
-        ),
+        ("alignment before", *(_estimate(each.before if each else None) for each in negative)),
+        ("alignment after", *(_estimate(each.after if each else None) for each in negative)),
+        ("change", *(_estimate(each.change if each else None) for each in negative)),
     ]
 
 
@@ -81,9 +90,3 @@ def _score(score: ForgettingScore | None) -> str:
 
 def _estimate(estimate: Estimate | None) -> str:
     return NOT_THERE if estimate is None else with_interval(estimate.mean, estimate.interval)
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return NOT_THERE
-    return with_interval(difference.difference, difference.interval)

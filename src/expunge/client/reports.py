@@ -1,4 +1,4 @@
-"""The numbers of an audit as typed objects; `expunge.unlearning.audit` says what they mean."""
+"""The numbers of an audit as typed objects; `expunge.evidence.audit` says what they mean."""
 
 from datetime import datetime
 
@@ -34,20 +34,18 @@ class NegativeAlignment(Resource):
     change: Estimate
 
 
-class ControlReport(Resource):
-    """The same statistics over images that nobody asked to forget; aggregates only."""
+class GroupReport(Resource):
+    """The same statistics over images of others; aggregates only."""
 
     forgetting_score: ForgettingScore
     negative_alignment: NegativeAlignment | None = None
 
 
 class Difference(Resource):
-    """Own minus control, with the interval that decides."""
+    """Own minus control, with its interval."""
 
     difference: float | None
     interval: Interval | None = None
-    adjusted_interval: Interval | None = None
-    """Widened for the number of statistics that the verdict looks at."""
 
 
 class Contrast(Resource):
@@ -58,16 +56,75 @@ class Contrast(Resource):
 
 
 class LevelReport(Resource):
-    """All statistics at one level, encoder features or projector outputs."""
+    """All statistics at one level: encoder features, projector outputs, images against captions."""
 
     forgetting_score: ForgettingScore
     negative_alignment: NegativeAlignment | None = None
-    control: ControlReport | None = None
+    retained: GroupReport | None = None
+    """Images that the model kept."""
+    control: GroupReport | None = None
+    """Images that it never saw."""
     contrast: Contrast | None = None
 
 
+class Look(Resource):
+    """One statistic of the test; `p` is adjusted for all of them."""
+
+    level: str
+    statistic: str
+    value: float
+    p: float
+
+
+class Test(Resource):
+    """Own samples among draws from own and retained ones."""
+
+    hypothesis: str
+    alpha: float
+    p: float
+    n: int
+    n_reference: int
+    draws: int
+    reference: str
+    looks: list[Look]
+
+
+class Power(Resource):
+    """How often this audit would find an exact retrain, and how many samples would do better."""
+
+    power: float
+    target: float
+    samples_needed: int | None = None
+
+
+class Membership(Resource):
+    """Whether own samples still look trained on, after."""
+
+    p: float
+    difference: dict[str, float]
+
+
+class Subset(Resource):
+    """Which samples were audited: how many, and a digest of their images' digests."""
+
+    samples: int
+    digest: str
+
+
+class Protocol(Resource):
+    """What somebody needs who repeats the audit."""
+
+    subset: Subset
+    views: int
+    seed: int
+    matrix_size: int
+    before: str
+    after: str
+    code: str
+
+
 class Verdict(Resource):
-    """What the intervals say, as a stable code and as a sentence."""
+    """What the test supports, as a stable code and as a sentence."""
 
     code: str
     sentence: str
@@ -78,11 +135,16 @@ class AuditReport(Resource):
 
     levels: dict[str, LevelReport]
     n_own: int
-    n_control: int | None = None
+    n_retained: int = 0
+    n_control: int = 0
     views: int
     seed: int
     confidence: float
     verdict: Verdict
+    test: Test | None = None
+    power: Power | None = None
+    membership: Membership | None = None
+    protocol: Protocol | None = None
 
 
 class AuditedCheckpoint(Resource):
@@ -97,7 +159,11 @@ class Audit(Resource):
 
     id: str
     request_id: str
+    purpose: str = "asked"
+    """Or `protocol`, `later_head`: by the service itself."""
     dataset_ids: list[str]
+    sample_keys: list[str] | None = None
+    draw: dict[str, int] | None = None
     matrix_size: int
     views: int
     seed: int
@@ -107,5 +173,6 @@ class Audit(Resource):
     before: AuditedCheckpoint | None = None
     after: AuditedCheckpoint | None = None
     pictures: dict[str, dict[str, str]] | None = None
+    page: str | None = None
     created_at: datetime
     finished_at: datetime | None = None

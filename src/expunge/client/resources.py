@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Role = Literal["operator", "model_owner", "data_owner", "auditor"]
-Level = Literal["encoder", "projector"]
+Level = Literal["encoder", "projector", "image_text"]
 Which = Literal["before", "after", "gap"]
+Picture = Literal["before", "after", "gap", "triptych"]
 
 # Not being sealed: a data set is open again if the check itself failed.
 SETTLED_DATASET_STATES = frozenset({"open", "sealed", "invalid"})

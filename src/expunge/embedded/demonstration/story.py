@@ -174,14 +174,16 @@ class Story:
             seed=self.seed,
         )
         seconds = time.monotonic() - started
-        if audit.report is None:
+        report = audit.report
+        if report is None:
             raise DemoError(f"{owner.name}'s audit {audit.state}: {audit.reason}")
-        self._check_own_samples_only(owner, dataset, audit.report)
+        self._check_own_samples_only(owner, dataset, report)
         folder = self.out / owner.slug
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [
             owner.client.download_picture(audit.id, which, level, folder / f"{level}-{which}.png")
             for level in LEVELS
+            if level in report.levels
             for which in PICTURES
         ]
         self._say(
@@ -192,7 +194,7 @@ class Story:
             dataset=dataset,
             request=owner.client.request(request.id),
             audit=audit,
-            report=audit.report,
+            report=report,
             pictures=pictures,
             audit_seconds=seconds,
         )
