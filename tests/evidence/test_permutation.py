@@ -11,7 +11,7 @@ from expunge.evidence.audit.looks import LOOKS, Pool, draw_means
 from expunge.evidence.audit.permutation import Outcome, distinct, permute, plain_draws
 from expunge.evidence.audit.strata import matched_draws, strata
 
-FORGETTING, NEGATIVE = LOOKS
+FORGETTING, NEGATIVE, PROFILE = LOOKS
 PERMUTATIONS = 199
 LEVEL = 0.05
 
@@ -55,6 +55,17 @@ def test_statistics_of_draws_equal_the_loop_over_samples_and_pairs(size: int) ->
         assert changes[b] == pytest.approx(np.mean(gained), abs=1e-6)
 
 
+def test_profiles_are_compared_by_the_correlation_of_what_is_off_the_diagonal() -> None:
+    pool = pool_of(3, 20)
+    changes = PROFILE.measure(pool)
+    for i in range(23):
+        others = np.arange(23) != i
+        correlation = np.corrcoef(pool.before[i, others], pool.after[i, others])[0, 1]
+        assert changes[i] == pytest.approx(1 - correlation, abs=1e-6)
+    still = PROFILE.measure(Pool(pool.before, pool.before))
+    np.testing.assert_allclose(still, 0, atol=1e-12)
+
+
 def test_pairs_are_looked_up_in_chunks_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,9 +106,10 @@ def test_p_values_are_those_of_counting_draws_by_hand() -> None:
 def test_one_own_sample_is_compared_with_every_other_once() -> None:
     pool = pool_of(1, 70)
     outcome = permute({"encoder": pool}, plain_draws(1, 70, np.random.default_rng(0)))
-    assert [look.name for _, look in outcome.looks] == ["forgetting_score"]
+    assert [look.name for _, look in outcome.looks] == ["forgetting_score", "profile_change"]
     scores = np.diagonal(pool.before).astype(float) - np.diagonal(pool.after)
-    assert outcome.p == pytest.approx(np.mean(scores >= scores[0]), abs=1e-9)
+    alone = permute({"encoder": pool}, plain_draws(1, 70, np.random.default_rng(0)), [FORGETTING])
+    assert alone.p == pytest.approx(np.mean(scores >= scores[0]), abs=1e-9)
 
 
 def test_equal_draws_of_equal_encoders_give_no_evidence() -> None:

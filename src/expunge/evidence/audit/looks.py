@@ -53,12 +53,14 @@ class Pool:
 class Look:
     """One statistic.
 
-    measure: a pool's (N,) numbers of samples, or, if `paired`, its (N, N) numbers of pairs.
+    measure: a pool's (N,) numbers of samples, or, if `paired`, its (N, N) numbers of pairs;
+    pooled: whether these depend on the rest of the pool, and so cannot be computed at home.
     """
 
     name: StatisticName
     alternative: Alternative
     paired: bool
+    pooled: bool
     measure: Callable[[Pool], Array]
 
 
@@ -71,9 +73,33 @@ def _changes(pool: Pool) -> Array:
     return (pool.after - pool.before).astype(np.float64)
 
 
+def _profile_changes(pool: Pool) -> Array:
+    """(N,) 1 - Pearson correlation of a sample's alignment with all others before and after.
+
+    How much its neighbourhood was rearranged. Not moved by rotations of the outputs, so encoders
+    that were trained apart can be compared.
+    """
+    before, after = (_profiles(matrix) for matrix in (pool.before, pool.after))
+    lengths = np.sqrt((before**2).sum(axis=1) * (after**2).sum(axis=1))
+    products = (before * after).sum(axis=1)
+    correlation = np.divide(products, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+    changes: Array = 1 - correlation
+    return changes
+
+
+def _profiles(matrix: Floats) -> Array:
+    """(N, N) rows less their mean, the diagonal left out of both."""
+    profiles = matrix.astype(np.float64)
+    np.fill_diagonal(profiles, 0)
+    profiles -= profiles.sum(axis=1, keepdims=True) / (len(profiles) - 1)
+    np.fill_diagonal(profiles, 0)
+    return profiles
+
+
 LOOKS = (
-    Look("forgetting_score", "greater", paired=False, measure=_forgetting_scores),
-    Look("negative_alignment_change", "two-sided", paired=True, measure=_changes),
+    Look("forgetting_score", "greater", paired=False, pooled=False, measure=_forgetting_scores),
+    Look("negative_alignment_change", "two-sided", paired=True, pooled=False, measure=_changes),
+    Look("profile_change", "greater", paired=False, pooled=True, measure=_profile_changes),
 )
 
 

@@ -40,7 +40,7 @@ def null_quantiles(retained: Reference, n: int, rng: np.random.Generator) -> Nul
                 draw_means(look, look.measure(pool), draws), n, np.sqrt((m + n) / (m - n))
             )
             for look in LOOKS
-            if n > 1 or not look.paired
+            if not look.pooled and (n > 1 or not look.paired)
         }
     return NullQuantiles(n, list(PERCENTILES), levels)
 

@@ -20,7 +20,7 @@ def power_against_retrain(outcome: Outcome, n: int, effect: Mapping[Level, float
     """Share of permutation draws found, were the effect added to their forgetting scores.
 
     The draws stand for what n samples do by chance; for other n the effect counts sqrt(n) times as
-    much against them. Looks other than the forgetting score are taken to gain nothing.
+    much against them. Other looks are taken to gain nothing: the true power may be larger.
     """
     spread = outcome.values.std(axis=0)
     gain = [

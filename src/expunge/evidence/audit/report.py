@@ -11,7 +11,7 @@ from expunge.evidence.audit.outputs import Level
 VerdictCode = Literal[
     "unchanged", "forgotten", "not_for_you", "not_enough_evidence", "no_reference"
 ]
-StatisticName = Literal["forgetting_score", "negative_alignment_change"]
+StatisticName = Literal["forgetting_score", "negative_alignment_change", "profile_change"]
 Alternative = Literal["greater", "two-sided"]
 Draws = Literal["plain", "matched"]
 Matrix = NDArray[np.float32]

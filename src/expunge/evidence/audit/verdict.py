@@ -61,7 +61,10 @@ def _shortfall(test: Test, power: Power | None) -> str:
             "How likely an honest removal would show is not known: the model names no control "
             "images that it never saw."
         )
-    rate = f"Retraining without them would show with only about {power.power:.0%} probability"
+    rate = (
+        "By its forgetting score, retraining without them would show with only about "
+        f"{power.power:.0%} probability"
+    )
     if power.samples_needed is None:
         return f"{rate}, and no number of images can be named that would suffice."
     return f"{rate}; about {power.samples_needed:,} images would suffice for {power.target:.0%}."
