@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -92,6 +92,34 @@ class Audit(Part):
     """By level: encoder, projector."""
     report_sha256: str
     """Of the whole report, see `report_digest`."""
+
+    @classmethod
+    def of(
+        cls,
+        report: Mapping[str, Any],
+        *,
+        audit_id: str,
+        kind: Literal["protocol", "asked"],
+        created_at: str,
+    ) -> Self:
+        """What a certificate says of an audit's report; nothing of single samples."""
+        test = report.get("test") or {}
+        scores = {level: found["forgetting_score"] for level, found in report["levels"].items()}
+        return cls(
+            id=audit_id,
+            kind=kind,
+            created_at=created_at,
+            verdict=report["verdict"]["code"],
+            sentence=report["verdict"]["sentence"],
+            samples=report["n_own"],
+            p=test.get("p"),
+            alpha=test.get("alpha"),
+            forgetting_score={
+                level: Score(mean=score["mean"], interval=score["interval"])
+                for level, score in scores.items()
+            },
+            report_sha256=report_digest(report),
+        )
 
 
 class Residue(Part):

@@ -253,24 +253,11 @@ def _audit(session: Session, request: Request) -> paper.Audit | None:
     )
     if row is None or row.report is None:
         return None
-    report, test = row.report, row.report["test"] or {}
-    return paper.Audit(
-        id=row.id,
+    return paper.Audit.of(
+        row.report,
+        audit_id=row.id,
         kind="protocol" if row.purpose == AuditPurpose.PROTOCOL else "asked",
         created_at=moment(row.created_at),
-        verdict=report["verdict"]["code"],
-        sentence=report["verdict"]["sentence"],
-        samples=report["n_own"],
-        p=test.get("p"),
-        alpha=test.get("alpha"),
-        forgetting_score={
-            level: paper.Score(
-                mean=found["forgetting_score"]["mean"],
-                interval=found["forgetting_score"]["interval"],
-            )
-            for level, found in report["levels"].items()
-        },
-        report_sha256=paper.report_digest(report),
     )
 
 
