@@ -37,7 +37,7 @@ ENCODER = {
     "image_size": 16,
 }
 MAX_SHARD_BYTES = 2**20
-FILES = ("table.json", "table.csv", "table.md", "chart.png", "samples.csv")
+FILES = ("table.json", "table.csv", "table.md", "chart.png", "scores.csv")
 """What a finished comparison offers."""
 
 _numbers = itertools.count()

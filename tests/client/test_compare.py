@@ -12,7 +12,7 @@ from expunge.client import Client, ProblemError
 from expunge.client.comparisons import Comparison
 from expunge.embedded.demonstration.cast import sealed
 
-FILES = {"table.json", "table.csv", "table.md", "chart.png", "samples.csv"}
+FILES = {"table.json", "table.csv", "table.md", "chart.png", "scores.csv"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def test_the_sdk_reads_tables_and_chart(
     for suffix in ("json", "csv", "md"):
         text = comparisons.table(found.id, suffix)  # type: ignore[arg-type]
         assert text == (out / f"table.{suffix}").read_text()
-    assert comparisons.samples(found.id) == (out / "samples.csv").read_text()
+    assert comparisons.scores(found.id) == (out / "scores.csv").read_text()
     chart = comparisons.chart(found.id, tmp_path / "chart.png")
     assert chart.read_bytes() == (out / "chart.png").read_bytes()
     result = comparisons.get(found.id).result

@@ -1,7 +1,5 @@
 """Comparisons as the training worker runs them, with their real processes."""
 
-import csv
-import io
 import json
 import os
 from pathlib import Path
@@ -98,14 +96,13 @@ def test_a_comparison_records_its_table_and_the_recommended_setting(
     assert read_bytes(lab.store, (compared.objects or {})["chart.png"]).startswith(b"\x89PNG")
 
 
-def test_scores_name_samples_by_position_not_by_what_their_owner_calls_them(
-    lab: Lab, trained: World, compared: Comparison
-) -> None:
-    lines = list(csv.DictReader(io.StringIO(text_of(lab, compared, "samples.csv"))))
-    expected = {f"{trained.first}/{position:06d}" for position in range(12)}
-    assert {line["key"] for line in lines} == expected
+def test_nothing_of_single_samples_leaves(lab: Lab, trained: World, compared: Comparison) -> None:
+    lines = text_of(lab, compared, "scores.csv").splitlines()
+    assert len(lines) == 1, "twelve samples are no group"
     for name in (compared.objects or {}).keys() - {"chart.png"}:
-        assert "first-0" not in text_of(lab, compared, name)
+        text = text_of(lab, compared, name)
+        assert "first-0" not in text
+        assert f"{trained.first}/" not in text
 
 
 def test_retrain_is_kept_for_the_next_comparison_of_the_same_removal(
@@ -133,7 +130,7 @@ def test_a_comparison_whose_every_setting_fails_succeeds_and_recommends_nothing(
     assert done.result["recommended"] is None
     assert "single unlearn sample" in done.result["rows"][-1]["failure"]
     assert set(done.objects or {}) == {
-        "table.json", "table.csv", "table.md", "chart.png", "samples.csv",
+        "table.json", "table.csv", "table.md", "chart.png", "scores.csv",
     }  # fmt: skip
 
 

@@ -182,9 +182,9 @@ class Comparisons(Calls):
         path.write_bytes(self._file(comparison_id, "chart.png"))
         return path
 
-    def samples(self, comparison_id: str) -> str:
-        """Per-sample scores as CSV text; samples are named by data set and position in it."""
-        return self._file(comparison_id, "samples.csv").decode()
+    def scores(self, comparison_id: str) -> str:
+        """How scores are spread, as CSV text: means of groups of at least 20 samples."""
+        return self._file(comparison_id, "scores.csv").decode()
 
     def save(self, comparison_id: str, folder: Path) -> Sequence[Path]:
         """Write every file of a finished comparison into `folder`."""

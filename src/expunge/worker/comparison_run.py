@@ -1,4 +1,4 @@
-"""What a training process does for a comparison: run the methods, write tables, chart and per-sample scores."""
+"""What a training process does for a comparison: run the methods, write tables, chart and spread of scores."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from expunge.unlearning.comparison import (
     ComparisonProgress,
     OracleStore,
     compare,
-    per_sample_csv,
+    scores_csv,
     search,
     to_csv,
     to_dict,
@@ -79,11 +79,11 @@ class Reporter:
 
 
 def write(found: Comparison, folder: Path) -> None:
-    """Tables as JSON, CSV and Markdown, the chart, and the scores of every unlearn sample."""
+    """Tables as JSON, CSV and Markdown, the chart, and how scores are spread."""
     (folder / "table.json").write_text(json.dumps(to_dict(found)))
     (folder / "table.csv").write_text(to_csv(found))
     (folder / "table.md").write_text(to_markdown(found))
-    (folder / "samples.csv").write_text(per_sample_csv(found))
+    (folder / "scores.csv").write_text(scores_csv(found))
     write_chart(found, folder / "chart.png")
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from expunge.unlearning.comparison import (
     compare,
-    per_sample_csv,
+    scores_csv,
     to_csv,
     to_dict,
     to_markdown,
@@ -48,17 +49,42 @@ def test_the_csv_has_one_line_a_row_with_the_same_numbers(compared: Any) -> None
     assert lines[-1]["emia"] == ""
 
 
-def test_samples_are_one_line_for_each_row_seed_and_sample(compared: Any) -> None:
-    lines = list(csv.DictReader(io.StringIO(per_sample_csv(compared.result))))
-    assert len(lines) == 6 * 2 * 7
-    assert {line["seed"] for line in lines} == {"0", "3"}
-    row = compared.result.rows[2]
-    own = [line for line in lines if line["label"] == row.label]
-    assert [line["key"] for line in own] == compared.case.sets[1].keys * 2
-    shares = {"emia": "emia_non_member", "cmia": "cmia_non_member", "ua": "probe_right"}
-    for column, name in shares.items():
-        share = 100 * sum(int(line[name]) for line in own) / len(own)
-        assert row.columns[column].mean == pytest.approx(share)
+def spread(result: Any, count: int) -> list[dict[str, str]]:
+    """The lines for `count` unlearn samples with known scores in the first row."""
+    first = replace(
+        result.samples[0],
+        keys=[f"key {number}" for number in range(count)],
+        alignment=np.random.default_rng(0).permutation(count) / 100.0,
+        forgetting_score=np.full(count, 0.25),
+        confidence=None,
+    )
+    text = scores_csv(replace(result, samples=[first]))
+    assert "key" not in text
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize(("count", "groups"), [(20, 1), (39, 1), (40, 2), (205, 10), (1000, 10)])
+def test_every_number_of_the_spread_is_of_at_least_twenty_samples(
+    compared: Any, count: int, groups: int
+) -> None:
+    lines = [line for line in spread(compared.result, count) if line["score"] == "emia"]
+    assert [line["group"] for line in lines] == [str(number + 1) for number in range(groups)]
+    assert all(int(line["n"]) >= 20 for line in lines)
+    assert sum(int(line["n"]) for line in lines) == count
+    slow = np.array_split(np.arange(count) / 100.0, groups)
+    assert [float(line["mean"]) for line in lines] == pytest.approx(
+        [sum(group) / len(group) for group in slow], abs=1e-6
+    )
+
+
+def test_fewer_than_twenty_samples_have_no_spread(compared: Any) -> None:
+    assert scores_csv(compared.result) == "label,seed,score,group,n,mean\n"
+    assert spread(compared.result, 19) == []
+
+
+def test_the_spread_is_told_of_each_score(compared: Any) -> None:
+    found = {line["score"]: line["mean"] for line in spread(compared.result, 20)}
+    assert found == {"emia": "0.095000", "forgetting_score": "0.250000"}
 
 
 def test_markdown_is_the_papers_table_with_a_reason(compared: Any) -> None:
@@ -102,7 +128,7 @@ def test_without_labels_tables_and_chart_have_less(case: Any, tmp_path: Path) ->
     bare = [replace(images, labels=None) for images in case.sets]
     result = compare(case.learner, *bare, case.candidates[:1])
     assert to_markdown(result).startswith("| Method | EMIA | Avg. gap |")
-    assert "cmia_score" not in per_sample_csv(result)
+    assert all(each.confidence is None for each in result.samples)
     write_chart(result, tmp_path / "chart.png")
 
 

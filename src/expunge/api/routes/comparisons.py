@@ -25,7 +25,7 @@ MEDIA_TYPES = {
     "table.csv": CSV,
     "table.md": "text/markdown; charset=utf-8",
     "chart.png": "image/png",
-    "samples.csv": CSV,
+    "scores.csv": CSV,
 }
 
 router = APIRouter(tags=["comparisons"], route_class=JsonRoute)
@@ -158,16 +158,16 @@ def download_chart(
 
 
 @router.get(
-    "/comparisons/{comparison_id}/samples.csv",
-    summary="Download per-sample scores",
+    "/comparisons/{comparison_id}/scores.csv",
+    summary="Download the spread of scores",
     response_class=StreamingResponse,
     responses=_file_of(CSV),
 )
 def download_scores(
     comparison_id: ComparisonPath, owner: ModelOwner, service: CurrentService
 ) -> Response:
-    """The scores of every sample to be forgotten, named by data set and position in it."""
-    return _download(service, owner, comparison_id, "samples.csv")
+    """How the scores of the samples to be forgotten are spread: means of groups of at least 20, no single one."""
+    return _download(service, owner, comparison_id, "scores.csv")
 
 
 def _download(service: Service, owner: tables.Party, comparison_id: str, name: str) -> Response:

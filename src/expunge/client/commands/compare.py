@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Comparisons of methods (model owne
 ComparisonId = Annotated[str, typer.Argument(metavar="COMPARISON", help="Id, cmp_…")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder for tables (JSON, CSV, Markdown), chart and per-sample scores."),
+    typer.Option(help="Folder for tables (JSON, CSV, Markdown), chart and spread of scores."),
 ]
 
 

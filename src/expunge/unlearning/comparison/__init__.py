@@ -5,7 +5,7 @@ from expunge.unlearning.comparison.comparing import compare
 from expunge.unlearning.comparison.oracle import OracleStore
 from expunge.unlearning.comparison.records import Comparison
 from expunge.unlearning.comparison.rendering import (
-    per_sample_csv,
+    scores_csv,
     to_csv,
     to_dict,
     to_markdown,
@@ -19,7 +19,7 @@ __all__ = [
     "OnComparisonProgress",
     "OracleStore",
     "compare",
-    "per_sample_csv",
+    "scores_csv",
     "search",
     "to_csv",
     "to_dict",

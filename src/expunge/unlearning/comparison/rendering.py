@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from expunge.unlearning.comparison.records import Cell, Comparison, Gap, Relearning, Row
+
+Array = NDArray[np.float64]
 
 TITLES = {
     "emia": "EMIA",
@@ -24,9 +29,10 @@ LEGEND = {
     RECALLED: "time of the run that made the kept weights",
 }
 
-
-JUDGEMENTS = {"emia": "emia_non_member", "cmia": "cmia_non_member", "ua": "probe_right"}
-"""Columns of per-sample scores; encoders of pairs have none of them."""
+MIN_GROUP = 20
+"""Samples behind each number of the scores' groups: fewer would tell of single ones, which are their owners'."""
+MAX_GROUPS = 10
+SCORE_COLUMNS = ("label", "seed", "score", "group", "n", "mean")
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -50,26 +56,40 @@ def columns_of(comparison: Comparison) -> list[str]:
 def to_csv(comparison: Comparison) -> str:
     """One line a row, with everything that Markdown leaves out; empty where there is nothing."""
     columns = columns_of(comparison)
-    return _csv([_record(row, columns) for row in comparison.rows])
+    records = [_record(row, columns) for row in comparison.rows]
+    return _csv(records, records[0])
 
 
-def per_sample_csv(comparison: Comparison) -> str:
-    """One line for each row of the table, seed and unlearn sample."""
+def scores_csv(comparison: Comparison) -> str:
+    """How the unlearn samples' scores are spread, for each row of the table and seed.
+
+    Sorted and cut into at most MAX_GROUPS groups of at least MIN_GROUP samples, of which the mean is
+    told and no single score; nothing where there are fewer samples.
+    """
     lines: list[dict[str, object]] = []
     for scores in comparison.samples:
-        for at, key in enumerate(scores.keys):
-            line: dict[str, object] = {
-                "label": scores.label,
-                "seed": scores.seed,
-                "key": key,
-                "emia_score": f"{scores.alignment[at]:.6f}",
-                "forgetting_score": f"{scores.forgetting_score[at]:.6f}",
-            }
-            if scores.confidence is not None:
-                line["cmia_score"] = f"{scores.confidence[at]:.6f}"
-            line |= {JUDGEMENTS[name]: int(each[at]) for name, each in scores.judged.items()}
-            lines.append(line)
-    return _csv(lines)
+        arrays = {"emia": scores.alignment, "forgetting_score": scores.forgetting_score}
+        if scores.confidence is not None:
+            arrays["cmia"] = scores.confidence
+        for name, values in arrays.items():
+            lines += [
+                {
+                    "label": scores.label,
+                    "seed": scores.seed,
+                    "score": name,
+                    "group": number,
+                    "n": len(group),
+                    "mean": f"{group.mean():.6f}",
+                }
+                for number, group in enumerate(_groups(values), 1)
+            ]
+    return _csv(lines, SCORE_COLUMNS)
+
+
+def _groups(values: Array) -> list[Array]:
+    """Of sorted values, lowest first."""
+    count = min(MAX_GROUPS, len(values) // MIN_GROUP)
+    return np.array_split(np.sort(values), count) if count else []
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -214,9 +234,9 @@ def _plain(value: float | None) -> str:
     return "" if value is None else f"{value:.8g}"
 
 
-def _csv(lines: Sequence[Mapping[str, object]]) -> str:
+def _csv(lines: Sequence[Mapping[str, object]], columns: Iterable[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
