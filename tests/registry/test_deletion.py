@@ -245,7 +245,7 @@ class TestGone:
             found = session.get_one(Audit, audit.id)
             assert (found.objects, found.report) == (None, {"n": 1})
             left = residue.of(session, session.get_one(Request, request))
-        assert {each.what for each in left} == {"checkpoint", "record", "outside"}
+        assert {each.what for each in left} == {"checkpoint", "memory", "record", "outside"}
 
     def test_what_was_never_trained_on_goes_at_once(self, estate: Estate) -> None:
         with estate.sessions.begin() as session:

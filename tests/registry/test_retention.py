@@ -146,7 +146,8 @@ class TestTime:
         assert (began, ended) == ("destroying", "destroyed")
         assert why["reason"] == "holds data that was forgotten on request; kept for 30 days after"
         assert (told["digest"], told["objects"]) == (row.digest, 2)
-        assert "checkpoint-destroyed" in [event for event, _ in estate.log(request)]
+        told = [detail for event, detail in estate.log(request) if event == "checkpoint-destroyed"]
+        assert [each.get("checkpoint_id") for each in told] == [None, base]
 
     def test_a_changed_policy_counts_from_the_next_sweep_on(self, estate: Estate) -> None:
         estate.forgot_firsts()

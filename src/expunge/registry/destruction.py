@@ -106,5 +106,7 @@ def _record(session: Session, subject_id: str, outcome: orphans.Destroyed) -> No
         detail=told,
         destroyed_at=func.now(),
     )
-    for request_id in lineage.asked_of(session, checkpoint):
-        log.append(session, log.SERVICE, request_id, CHECKPOINT_DESTROYED, reason=reason)
+    for request_id, is_own in lineage.asked_of(session, checkpoint).items():
+        # Of other checkpoints the request's owner is not to know the id.
+        named = {"checkpoint_id": checkpoint.id, "digest": checkpoint.digest} if is_own else {}
+        log.append(session, log.SERVICE, request_id, CHECKPOINT_DESTROYED, reason=reason, **named)

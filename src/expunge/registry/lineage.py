@@ -97,18 +97,20 @@ def owed(session: Session, checkpoint: Checkpoint) -> list[str]:
     )
 
 
-def asked_of(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """Ids of the completed requests to the checkpoint's model about data that the checkpoint holds."""
+def asked_of(session: Session, checkpoint: Checkpoint) -> dict[str, bool]:
+    """Completed requests to its model about data that it holds: id, and whether it is their before or after."""
     held = select(CheckpointDataset.dataset_id).where(
         CheckpointDataset.checkpoint_id == checkpoint.id, ~CheckpointDataset.forgotten
     )
     asked = (
-        select(Request.id)
+        select(Request.id, Job.base_checkpoint_id, Job.result_checkpoint_id)
         .join(RequestDataset, RequestDataset.request_id == Request.id)
+        .join(Job, Job.id == Request.job_id)
         .where(
             Request.model_id == checkpoint.model_id,
             Request.state == RequestState.COMPLETED,
             RequestDataset.dataset_id.in_(held),
         )
+        .order_by(Request.id)
     )
-    return sorted(set(session.scalars(asked)))
+    return {row[0]: checkpoint.id in row[1:] for row in session.execute(asked)}

@@ -35,6 +35,7 @@ What = Literal[
     "raw-samples",
     "audit",
     "encoding",
+    "memory",
     "record",
     "outside",
 ]
@@ -75,6 +76,13 @@ RECORD = Residue(
     "the keys of samples; no image and no weights",
     condition="never",
 )
+MEMORY = Residue(
+    what="memory",
+    where="worker memory",
+    state="may exist",
+    why="a worker that audits keeps the encoders, images and outputs that it used last",
+    condition="others take their place, or the worker is restarted",
+)
 OUTSIDE = Residue(
     what="outside",
     where="outside the service",
@@ -94,6 +102,7 @@ def of(session: Session, request: Request) -> list[Residue]:
         *_retrain_weights(session, request),
         *_samples(session, request),
         *_findings(session, request),
+        *([MEMORY] if request.state == RequestState.COMPLETED else []),
         RECORD,
         OUTSIDE,
     ]
