@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import ttest_ind  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.outputs import Level, Outputs, Side
 from expunge.evidence.audit.relearning import (
@@ -25,8 +26,8 @@ SPREAD = 0.05
 def outputs(before: Array, after: Array) -> Outputs:
     """Samples of these self-alignments."""
     none = np.zeros((2, 0, 1), np.float32)
-    sides = [Side(none, np.asarray(each)[:, None]) for each in (before, after)]
-    return Outputs(*sides, chosen=np.arange(0))
+    first, second = (Side(none, each[:, None]) for each in (before, after))
+    return Outputs(first, second, np.arange(0))
 
 
 def simulated(
@@ -53,11 +54,14 @@ def share_of_alarms(alpha: float, runs: int, **own: float) -> float:
 
 def test_a_strong_return_is_found_and_its_size_told() -> None:
     rng = np.random.default_rng(0)
-    answer = found(simulated(rng, 64, rise=0.08), simulated(rng, 300))
+    own, control = simulated(rng, 64, rise=0.08), simulated(rng, 300)
+    answer = found(own, control)
     assert answer.relearned
     assert answer.p <= ALPHA
     rise = answer.levels["encoder"]
     assert rise.interval[0] < 0.08 < rise.interval[1]
+    welch = ttest_ind(-own.scores, -control.scores, equal_var=False).confidence_interval(0.95)
+    assert rise.interval == pytest.approx([welch.low, welch.high])
     assert rise.effect_size == pytest.approx(0.08 / NOISE, rel=0.15)
     assert "64 samples" in answer.sentence
 
