@@ -64,6 +64,7 @@ ALLOWED = {
     "list_audits": AUDITORS,
     "show_audit": AUDITORS,
     "download_matrix": AUDITORS,
+    "download_report": AUDITORS,
     "list_alerts": OWNERS,
     "acknowledge_alert": MODEL_OWNER,
     "create_delegation": OWNERS,
