@@ -141,6 +141,35 @@ def test_clocks_and_owners_of_what_is_there_are_filled_in(empty: Engine) -> None
     command.downgrade(configuration(url_of(empty)), "base")
 
 
+DESTROYED = """
+INSERT INTO parties (id, name, role) VALUES ('p', 'p', 'model_owner');
+INSERT INTO models (id, owner_id, name, encoder, policy) VALUES ('m', 'p', 'm', '{}', '{}');
+INSERT INTO checkpoints (id, model_id, state, digest, object_key, bytes, release_digest, release_key)
+    VALUES ('c', 'm', 'destroyed', '', '', 1, '', '');
+INSERT INTO datasets (id, owner_id, name, state, samples, bytes, digest) VALUES
+    ('d', 'p', '', 'deleted', 1, 1, 'sha256:0'), ('e', 'p', '', 'deleting', 1, 1, NULL),
+    ('f', 'p', 'f', 'sealed', 1, 1, 'sha256:0');
+"""
+
+
+def test_going_back_before_destruction_leaves_what_is_gone_invalid(empty: Engine) -> None:
+    migrate(url_of(empty))
+    with empty.begin() as connection:
+        connection.exec_driver_sql(DESTROYED)
+    command.downgrade(configuration(url_of(empty)), "0005")
+    with empty.connect() as connection:
+        sets = connection.execute(text("SELECT id, name, state FROM datasets ORDER BY id")).all()
+        states = connection.execute(text("SELECT state FROM checkpoints")).scalars().all()
+    assert [tuple(each) for each in sets] == [
+        ("d", "d", "invalid"),
+        ("e", "e", "invalid"),
+        ("f", "f", "sealed"),
+    ]
+    assert states == ["invalid"]
+    migrate(url_of(empty))
+    assert is_current(empty)
+
+
 def test_an_empty_database_is_not_current(empty: Engine) -> None:
     assert not is_current(empty)
 

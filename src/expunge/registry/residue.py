@@ -78,10 +78,11 @@ RECORD = Residue(
 )
 MEMORY = Residue(
     what="memory",
-    where="worker memory",
+    where="memory of processes",
     state="may exist",
-    why="a worker that audits keeps the encoders, images and outputs that it used last",
-    condition="others take their place, or the worker is restarted",
+    why="workers that audit keep the encoders, images and outputs that they used last, the api the "
+    "pictures that it drew last",
+    condition="others take their place, or the process is restarted",
 )
 OUTSIDE = Residue(
     what="outside",
