@@ -3,7 +3,7 @@
 Streams: however large the set, only batches and what the audit keeps are in memory. Never trains.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,11 +111,13 @@ def stream_outputs(
     sides = [_Sides(learner) for learner in (before, after)]
     start = 0
     with measuring(before, target), measuring(after, target):
-        for batch in _bounded(batches):
+        for part in _bounded(batches):
+            batch = part.to(target)
             stop = start + len(batch)
             kept = chosen[(chosen >= start) & (chosen < stop)] - start
-            for side in sides:
-                side.take(batch.to(target), kept, make, views)
+            made = _batch_outputs((before, after), batch, make, views)
+            for side, found in zip(sides, made, strict=True):
+                side.take(batch, found, kept)
             start = stop
     if start != samples:
         raise ValueError(f"{start} samples came, not {samples}")
@@ -149,10 +151,9 @@ class _Sides:
         self._learner = learner
         self._levels: dict[Level, _Collected] = {}
 
-    def take(self, batch: ImageSet, kept: NDArray[np.int64], make: ViewMaker, views: int) -> None:
-        """The next batch; `kept` are those of its samples whose outputs are wanted whole."""
+    def take(self, batch: ImageSet, made: Mapping[Level, Floats], kept: NDArray[np.int64]) -> None:
+        """The next batch and its outputs; `kept` are those of its samples that are wanted whole."""
         learner = self._learner
-        made = _batch_outputs(learner, batch, make, views)
         for level, array in made.items():
             collected = self._levels.setdefault(level, _Collected())
             collected.views.append(array[:, kept])
@@ -170,21 +171,27 @@ class _Sides:
 
 
 def _batch_outputs(
-    learner: Learner, batch: ImageSet, make: ViewMaker, views: int
-) -> Mapping[Level, Floats]:
-    """Per level (V, B, D) L2-normalised outputs of a batch's views, several views at once."""
+    learners: Sequence[Learner], batch: ImageSet, make: ViewMaker, views: int
+) -> list[dict[Level, Floats]]:
+    """Of each learner, per level (V, B, D) L2-normalised outputs of a batch's views.
+
+    Several views go through at once, and each is made once for all learners.
+    """
     together = max(1, BATCH_IMAGES // len(batch))
-    parts: dict[Level, list[Tensor]] = {}
+    parts: list[dict[Level, list[Tensor]]] = [{} for _ in learners]
     for start in range(0, views, together):
         numbers = range(start, min(start + together, views))
-        features = learner.features(
-            torch.cat([make(batch.images, batch.ids, view) for view in numbers])
-        )
+        seen = torch.cat([make(batch.images, batch.ids, view) for view in numbers])
         shape = (len(numbers), len(batch), -1)
-        parts.setdefault("encoder", []).append(F.normalize(features, dim=1).view(shape))
-        if learner.has_projector:
-            parts.setdefault("projector", []).append(learner.project(features).view(shape))
-    return {level: torch.cat(made).cpu().numpy() for level, made in parts.items()}
+        for learner, found in zip(learners, parts, strict=True):
+            features = learner.features(seen)
+            normalised = F.normalize(features, dim=1).view(shape)
+            found.setdefault("encoder", []).append(normalised)
+            if learner.has_projector:
+                found.setdefault("projector", []).append(learner.project(features).view(shape))
+    return [
+        {level: torch.cat(made).cpu().numpy() for level, made in found.items()} for found in parts
+    ]
 
 
 def _caption_outputs(learner: CLIP, captions: Captions) -> Floats:

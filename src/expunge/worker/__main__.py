@@ -8,7 +8,9 @@ from typing import Any
 from celery import signals
 
 from expunge.registry.database import connect, sessions
+from expunge.registry.jobs import WAKE_CHANNEL
 from expunge.registry.logs import configure_logging
+from expunge.registry.notifications import Listener
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.worker.context import Context
@@ -36,8 +38,11 @@ def work(settings: Settings, role: str) -> None:
     engine = connect(settings.database_url)
     context = Context(settings, sessions(engine), open_store(settings))
     runner = Runner(context, kinds_of(role), role)
+    # Somebody waits for an audit: its worker hears of it at once, not by way of dispatcher and Redis.
+    listener = Listener(engine, WAKE_CHANNEL, lambda _: runner.wake())
     if role == "interactive":
         _ = runner.auditor
+        listener.start()
     app = make_celery(settings)
     app.task(runner.wake_and_wait, name=LOOK_FOR_WORK)
 
@@ -63,6 +68,8 @@ def work(settings: Settings, role: str) -> None:
         )
     finally:
         stop()
+        if role == "interactive":
+            listener.stop()
         jobs.join()
         context.close()
         engine.dispose()
