@@ -8,8 +8,15 @@ import pytest
 from rich.console import Console
 
 from expunge.client.durations import in_words
-from expunge.client.resources import Ancestry, Estimate, LogEntry, RemovalRequest
-from expunge.client.telling import clock, due, estimate_table, lineage_table, log_table
+from expunge.client.resources import Ancestry, Estimate, LogEntry, RemovalRequest, Residue
+from expunge.client.telling import (
+    clock,
+    due,
+    estimate_table,
+    lineage_table,
+    log_table,
+    residue_table,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EXPOSED = "exposed for 2 days so far; due in 28 days (2026-03-29)."
@@ -183,3 +190,25 @@ def test_an_estimate_that_nothing_backs_says_so() -> None:
     shown = rendered(estimate_table([Estimate.model_validate(nothing)]))
     assert "fine_tune" in shown
     assert "nobody knows how long one takes" in shown
+
+
+def test_what_is_left_is_told_with_its_reason_and_its_end() -> None:
+    found = [
+        Residue(
+            what="checkpoint", id=HEAD, where="object store", state="kept", why="audits", until=NOW
+        ),
+        Residue(
+            what="checkpoint",
+            count=3,
+            where="object store",
+            state="kept",
+            why="audits",
+            until=NOW,
+            condition="work ends",
+        ),
+        Residue(what="outside", where="outside", state="unknown", why="[backups]"),
+    ]
+    told = " ".join(rendered(residue_table(found), width=100).split())
+    assert f"checkpoint {HEAD}: kept object store 2026-03-01 audits" in told
+    assert "checkpoint (3): kept object store 2026-03-01, work ends" in told
+    assert "outside: unknown outside – [backups]" in told
