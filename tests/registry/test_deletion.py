@@ -313,3 +313,15 @@ class TestFailure:
         assert estate.stored() == {estate.shard}
         told = estate.log()[-1][1]
         assert (told["objects"], told["kept"]) == (1, 1)
+
+    def test_many_objects_are_left_to_the_sweep(
+        self, estate: Estate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(destruction, "FEW_OBJECTS", 1)
+        estate.forgotten()
+        estate.start()
+        destruction.finish_if_quick(estate.sessions, estate.store, estate.dataset)
+        assert estate.row().state == "deleting"
+        monkeypatch.undo()
+        destruction.finish_if_quick(estate.sessions, estate.store, estate.dataset)
+        assert estate.row().state == "deleted"

@@ -31,7 +31,7 @@ PARTY, SETS = "pty_rule", ("dst_rule_a", "dst_rule_b", "dst_rule_c")
 MODELS = ("mdl_rule_looked_at", "mdl_rule_other")
 EXISTING = {"checking", "ready", "invalid"}
 UNFINISHED = {"queued", "running", "evaluating"}
-USES = ("base", "check", "result", "audit before", "audit after", "encoding before")
+USES = ("base", "check", "result", "audit before", "audit after", "audit since", "encoding before")
 
 OF_JOB = {"base": "base_checkpoint_id", "check": "checkpoint_id", "result": "result_checkpoint_id"}
 SPARE = "ckp_rule_spare"
@@ -203,7 +203,8 @@ def write_use(session: Session, number: int, use: Use, checkpoint: str) -> None:
             "after_checkpoint_id": SPARE,
         }
         table = Audit if what == "audit" else Encoding
-        session.execute(insert(table), [row | {f"{side}_checkpoint_id": checkpoint}])
+        part = {f"{side}_checkpoint_id": checkpoint}
+        session.execute(insert(table), [row | ({"settings": part} if side == "since" else part)])
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ happens then, a crash or a store that is away, the next `finish` goes on, and on
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from expunge.registry import lineage, log, orphans
 from expunge.registry.database import Sessions
 from expunge.registry.ids import Prefix
 from expunge.registry.lifecycles import CheckpointState, DatasetState
-from expunge.registry.objects import ObjectStore
+from expunge.registry.objects import ObjectStore, StoreUnavailable
 from expunge.registry.tables import Checkpoint, Dataset, DoomedObject
 from expunge.registry.transitions import StateChanged, move
 
@@ -24,6 +25,10 @@ KEPT_OBJECT = "the same bytes are named by something else as well"
 """Why an object of a destroyed checkpoint or data set is still there."""
 CHECKPOINT_DESTROYED = "checkpoint-destroyed"
 """The event of a request: a checkpoint that held its data is gone."""
+
+
+FEW_OBJECTS = 100
+"""So many may be deleted while somebody waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,16 @@ def finish_all(sessions: Sessions, store: ObjectStore) -> Ended:
         [each for each, over in found.items() if over],
         [each for each, over in found.items() if not over],
     )
+
+
+def finish_if_quick(sessions: Sessions, store: ObjectStore, subject_id: str) -> None:
+    """Finish a destruction now, unless a sweep has to: there are many objects, or the store is away."""
+    with sessions() as session:
+        keys = select(func.count()).where(DoomedObject.subject_id == subject_id)
+        many = (session.scalar(keys) or 0) > FEW_OBJECTS
+    if not many:
+        with suppress(StoreUnavailable):
+            finish(sessions, store, subject_id)
 
 
 def finish(sessions: Sessions, store: ObjectStore, subject_id: str) -> bool:

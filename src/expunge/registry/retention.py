@@ -112,7 +112,17 @@ def needed() -> ColumnElement[bool]:
         )
         for table in (Audit, Encoding)
     )
-    return or_(*(each.correlate(Checkpoint).exists() for each in (in_force, of_job, *asked)))
+    # What a review compares a later head with, beside the audit's before and after.
+    since = (
+        select(Audit.id)
+        .join(Job, Job.id == Audit.job_id)
+        .where(
+            Job.state.in_(UNFINISHED),
+            Audit.settings["since_checkpoint_id"].astext == Checkpoint.id,
+        )
+    )
+    uses = (in_force, of_job, *asked, since)
+    return or_(*(each.correlate(Checkpoint).exists() for each in uses))
 
 
 def _begin(session: Session, model: Model, checkpoint: Checkpoint) -> None:

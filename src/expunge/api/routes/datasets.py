@@ -1,7 +1,6 @@
 """Data sets: open one, upload shards, seal it, let a model owner train on it."""
 
 import re
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -22,7 +21,6 @@ from expunge.formats.shards import ShardError, check_structure
 from expunge.registry import datasets, deletion, destruction, orphans, retention, visibility
 from expunge.registry.errors import InvalidShard, NotSealed
 from expunge.registry.lifecycles import DatasetState
-from expunge.registry.objects import StoreUnavailable
 from expunge.registry.tables import Party
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar")
@@ -84,13 +82,12 @@ def delete_dataset(
 
     Refused with `dataset-in-use` and `held_by` while a model holds it or work on it has not ended.
     `200` with state `deleted` once the object store confirmed that all is gone; `202` with state
-    `deleting` if that has to be tried again, which happens by itself. Its row stays, with digest
-    and counts: they are evidence. Nobody can audit what was forgotten of it any more.
+    `deleting` while it has not: the next sweep goes on by itself. Its row stays, with digest and
+    counts: they are evidence. Nobody can audit what was forgotten of it any more.
     """
     with service.sessions.begin() as session:
         deletion.start(session, owner, dataset_id)
-    with suppress(StoreUnavailable):
-        destruction.finish(service.sessions, service.store, dataset_id)
+    destruction.finish_if_quick(service.sessions, service.store, dataset_id)
     answer = _read(service, owner, dataset_id)
     if answer.state == DatasetState.DELETED:
         response.status_code = 200
