@@ -33,7 +33,10 @@ LEVELS = {"image_text": "image–text"}
 STATISTICS = {
     "forgetting_score": "forgetting score",
     "negative_alignment_change": "pair alignment, change",
+    "profile_change": "neighbourhood, change",
 }
+IN_GROUPS = ("forgetting_score", "negative_alignment_change")
+"""Statistics that own, kept and control images have each; others are of own among kept ones."""
 KEPT = {"plain": "kept ones", "matched": "kept ones of the same kind"}
 """What the test draws from, besides the own images."""
 TEST = (
@@ -65,7 +68,7 @@ def report_html(
         bundle: its matrices and thumbnails.
         audit: as `GET /audits/{id}` answers: id and time.
         request: as `GET /requests/{id}` answers: id, model, method.
-        level: the pictures' level; that of the look with the smallest p if None.
+        level: the pictures' level; that of the statistic that stands out most if None.
 
     Raises:
         ValueError: report or bundle has no such level.
@@ -117,7 +120,7 @@ def _deciding_level(report: Report) -> str:
     looks = report["test"]["looks"] if report["test"] else []
     if not looks:
         return str(next(iter(report["levels"])))
-    return str(min(looks, key=lambda look: look["p"])["level"])
+    return str(min(looks, key=lambda look: (look["p"], -look["z"]))["level"])
 
 
 def _compared(report: Report) -> list[tuple[str, str]]:
@@ -164,23 +167,33 @@ def _rows(report: Report) -> list[Row]:
     rows = []
     for level, own in report["levels"].items():
         groups = (own, own["retained"], own["control"])
-        p = {
-            look["statistic"]: probability(look["p"])
+        looks = {
+            look["statistic"]: look
             for look in (report["test"]["looks"] if report["test"] else ())
             if look["level"] == level
         }
         scores = [group and group["forgetting_score"] for group in groups]
-        rows.append(_row(LEVELS.get(level, level), "forgetting_score", scores, p))
+        rows.append(_row(LEVELS.get(level, level), "forgetting_score", scores, looks))
         if own["negative_alignment"]:
             negatives = [group and group["negative_alignment"] for group in groups]
             changes = [negative and negative["change"] for negative in negatives]
-            rows.append(_row("", "negative_alignment_change", changes, p))
+            rows.append(_row("", "negative_alignment_change", changes, looks))
+        rows.extend(_row_of_test(look) for name, look in looks.items() if name not in IN_GROUPS)
     return rows
 
 
-def _row(level: str, statistic: str, groups: list[Report | None], p: Mapping[str, str]) -> Row:
+def _row(
+    level: str, statistic: str, groups: list[Report | None], looks: Mapping[str, Report]
+) -> Row:
     own, kept, control = (_estimate(group) for group in groups)
-    return Row(level, STATISTICS[statistic], own, kept, control, p.get(statistic, NOT_THERE))
+    p = probability(looks[statistic]["p"]) if statistic in looks else NOT_THERE
+    return Row(level, STATISTICS[statistic], own, kept, control, p)
+
+
+def _row_of_test(look: Report) -> Row:
+    """A statistic that only the test knows: own images have it, and no group by itself."""
+    own, p = number(look["value"], "+.4f"), probability(look["p"])
+    return Row("", STATISTICS[look["statistic"]], own, NOT_THERE, NOT_THERE, p)
 
 
 def _estimate(estimate: Report | None) -> str:

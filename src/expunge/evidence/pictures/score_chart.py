@@ -46,7 +46,7 @@ UP, DOWN = DIVERGING[3], DIVERGING[1]
 LEAST_SPAN = 0.004
 """Of a score axis: rounding errors of equal encoders must not look like a change."""
 
-WIDTH, PLOT_HEIGHT, MEAN_WIDTH = 10.0, 1.7, 2.6
+WIDTH, PLOT_HEIGHT, MEAN_WIDTH = 10.0, 1.6, 2.6
 TICKS_WIDTH = 0.6
 NAME_PT = 7.0
 NOTE = "Above zero: random views of the image look less alike to the model than before."
