@@ -26,8 +26,8 @@ def test_an_audits_report_is_told_without_its_samples(retained: Reference | None
     assert not any(name in told.model_dump_json() for name in names(8))
 
 
-def test_the_digest_is_that_of_all_of_the_report_whatever_the_seed() -> None:
-    report = {"seed": 2**63 - 1, "n_own": 8}
-    assert report_digest(report) == report_digest(dict(report))
-    assert report_digest(report | {"n_own": 9}) != report_digest(report)
-    assert report_digest(report | {"seed": 2**63 - 2}) != report_digest(report)
+def test_the_digest_is_that_of_all_of_the_report_whatever_the_seeds() -> None:
+    report = {"seed": 2**63 - 1, "n_own": 8, "protocol": {"seeds": [2**62]}}
+    assert report_digest(report) == report_digest(json.loads(json.dumps(report)))
+    for change in ({"n_own": 9}, {"seed": 2**63 - 2}, {"protocol": {"seeds": [2**62 + 1]}}):
+        assert report_digest(report | change) != report_digest(report)

@@ -2,11 +2,12 @@
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import expunge
 from expunge.evidence import manifest as module
 from expunge.evidence.manifest import (
     MANIFEST_TYPE,
@@ -65,22 +66,39 @@ def test_versions_are_those_of_this_process() -> None:
     assert found.version == "0.1.0"
 
 
-def test_the_revision_is_named_by_the_environment_or_the_repository() -> None:
-    assert revision({"EXPUNGE_REVISION": "v1-0-gabc"}) == "v1-0-gabc"
-    root = Path(expunge.__file__).parents[2]
-    if (root / ".git").exists():
-        told = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert str(revision({})).removesuffix("-dirty") == told.stdout.strip()
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A process that has not asked for its revision, and whose environment names none."""
+    monkeypatch.delenv("EXPUNGE_REVISION", raising=False)
+    revision.cache_clear()
+    yield monkeypatch
+    revision.cache_clear()
 
 
-def test_without_a_repository_there_is_no_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_environment_may_name_the_revision(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("EXPUNGE_REVISION", "v1-0-gabc")
+    assert revision() == "v1-0-gabc"
+    assert module.code() == "expunge 0.1.0, revision v1-0-gabc"
+
+
+def test_code_that_runs_from_its_repository_has_the_repositorys_revision(
+    fresh: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    package = tmp_path / "lib" / "site-packages" / "expunge"
-    monkeypatch.setattr(module.expunge, "__file__", str(package / "__init__.py"))
-    assert revision({}) is None
+    package = tmp_path / "src" / "expunge" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.touch()
+    fresh.setattr(module.expunge, "__file__", str(package))
+    assert revision() is None, "no repository"
+    assert module.code() == "expunge 0.1.0"
+    revision.cache_clear()
+    git = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, check=True)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    git(["git", "init"])
+    git(["git", "add", "."])
+    git(["git", *author, "commit", "-m", "first"])
+    head = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    assert revision() == head
+    package.write_text("# changed")
+    assert revision() == head, "asked once a process"
+    revision.cache_clear()
+    assert revision() == f"{head}-dirty"

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from expunge.evidence.canonical import canonical
+from expunge.evidence.canonical import LARGEST_EXACT, canonical
 from expunge.evidence.succession import KnownKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -202,9 +202,21 @@ class Statement(Part):
 
 
 def report_digest(report: Mapping[str, Any]) -> str:
-    """SHA-256 of an audit's report as canonical JSON, hexadecimal; its seed as decimal text."""
-    told = {name: str(value) if name == "seed" else value for name, value in report.items()}
-    return hashlib.sha256(canonical(told)).hexdigest()
+    """SHA-256 of an audit's report as canonical JSON, hexadecimal; numbers above 2^53 - 1 as decimal text."""
+    return hashlib.sha256(canonical(_exact(report))).hexdigest()
+
+
+def _exact(value: Any) -> Any:
+    """Seeds may be larger than every reader of JSON can hold."""
+    match value:
+        case int() if abs(value) > LARGEST_EXACT:
+            return str(value)
+        case Mapping():
+            return {name: _exact(member) for name, member in value.items()}
+        case list():
+            return [_exact(member) for member in value]
+        case _:
+            return value
 
 
 def statement(predicate: Predicate) -> Statement:

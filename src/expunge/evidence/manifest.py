@@ -4,7 +4,8 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -101,9 +102,16 @@ def environment(
     )
 
 
-def revision(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Of the code that runs: as the environment names it, or of the repository that it runs from."""
-    if named := environ.get(REVISION_VARIABLE):
+def code() -> str:
+    """Version and revision of the code that this process runs, in words."""
+    found = revision()
+    return f"expunge {version('expunge')}" + (f", revision {found}" if found else "")
+
+
+@cache
+def revision() -> str | None:
+    """Of the code that this process runs: as the environment names it, or of the repository that it runs from."""
+    if named := os.environ.get(REVISION_VARIABLE):
         return named
     root = Path(expunge.__file__).parents[2]
     if not (root / ".git").exists():

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload, lazyload
 
 from expunge.evidence.audit import AuditReport, Level, Outputs, audit
+from expunge.evidence.manifest import code
 from expunge.evidence.pictures.bundle import Bundle, Matrix, pack, thumbnails
 from expunge.evidence.subset import subset_digest
 from expunge.registry import access, audits, orphans
@@ -120,7 +120,7 @@ def _protocol(plan: Plan, chosen: Sequence[Chosen]) -> dict[str, Any]:
         "matrix_size": plan.matrix_size,
         "before": pair.before.digest,
         "after": pair.after.digest,
-        "code": f"expunge {version('expunge')}",
+        "code": code(),
     }
 
 
