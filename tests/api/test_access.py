@@ -16,7 +16,7 @@ HEX = "0" * 32
 OPERATOR, OWNERS, MODEL_OWNER = {"operator"}, {"data_owner", "model_owner"}, {"model_owner"}
 AUDITORS = {*OWNERS, "auditor"}
 EVERYBODY = {role.value for role in Role}
-OPEN = {"show_health", "show_readiness", "list_methods"}
+OPEN = {"show_health", "show_readiness", "list_methods", "list_signing_keys"}
 ALLOWED = {
     "show_caller": EVERYBODY,
     "create_party": OPERATOR,
@@ -65,6 +65,9 @@ ALLOWED = {
     "show_audit": AUDITORS,
     "download_matrix": AUDITORS,
     "download_report": AUDITORS,
+    "read_job_manifest": MODEL_OWNER,
+    "renew_certificate": AUDITORS,
+    "get_certificate": AUDITORS,
     "list_alerts": OWNERS,
     "acknowledge_alert": MODEL_OWNER,
     "create_delegation": OWNERS,

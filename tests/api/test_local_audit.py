@@ -1,6 +1,5 @@
 """An audit computed at home equals the service's, and notices what does not fit."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine
-from tests.api.conftest import ENCODER, Cast, Past, User, images
+from tests.api.conftest import Cast, Past, User, images
+from tests.api.removed import quick_worker, removed
 from typer.testing import CliRunner
 
 from expunge.client import Client
@@ -17,17 +17,8 @@ from expunge.client.cli import build_app
 from expunge.client.problems import DoubtError, ProblemError
 from expunge.evidence.pictures.heat_maps import triptych
 from expunge.evidence.signing import PublicKey, Signer
-from expunge.formats.digests import sha256_file
-from expunge.registry import checkpoints
-from expunge.registry.database import sessions
-from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
-from expunge.registry.tables import JobKind, Role
-from expunge.unlearning.catalog import EncoderSpec
-from expunge.unlearning.checkpoints import save
-from expunge.unlearning.frameworks import build
-from expunge.worker.context import Context
-from expunge.worker.running import Runner
+from expunge.registry.tables import Role
 
 OWN, RETAINED = 8, 80
 
@@ -38,34 +29,6 @@ def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Se
     path = tmp_path_factory.mktemp("keys") / "key.pem"
     Signer.create(path)
     return settings.model_copy(update={"signing_key_file": str(path)})
-
-
-@pytest.fixture(scope="module")
-def quick_worker(settings: Settings, engine: Engine) -> Iterator[Runner]:
-    """A worker of all that does not train."""
-    context = Context(settings, sessions(engine), open_store(settings))
-    runner = Runner(context, [JobKind.SEAL, JobKind.AUDIT, JobKind.ENCODE])
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(0.03):
-            runner.work_off()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield runner
-    over.set()
-    thread.join()
-    context.close()
-
-
-def weights(past: Past, seed: int) -> checkpoints.StoredWeights:
-    """An encoder as it is before any training, stored as a worker would."""
-    path = past.folder / f"{seed}.safetensors"
-    save(build(EncoderSpec.model_validate(ENCODER), seed=seed), path)
-    digest = sha256_file(path)
-    key, name = past.store.put(path, digest), f"sha256:{digest}"
-    return checkpoints.StoredWeights(name, key, 1, name, key)
 
 
 @dataclass
@@ -83,29 +46,15 @@ def client(user: User, url: str) -> Client:
 
 
 @pytest.fixture(scope="module")
-def case(
-    past: Past, cast: Cast, quick_worker: Runner, settings: Settings, url: str
-) -> Iterator[Case]:
-    assert quick_worker
-    owner, model_owner = cast.party(Role.DATA_OWNER), cast.party(Role.MODEL_OWNER)
-    mine = owner.sealed(images("mine", OWN, seed=1))
-    kept = cast.party(Role.DATA_OWNER)
-    others = kept.sealed(images("kept", RETAINED, seed=2))
-    for user, dataset in ((owner, mine), (kept, others)):
-        user.post(f"/datasets/{dataset}/grants", {"party_id": model_owner.id})
-    model = model_owner.model()
-    answer = model_owner.post(f"/models/{model}/pretrain", {"dataset_ids": [others, mine]})
-    lease = past.claimed(answer.json()["id"])
-    with past.sessions.begin() as session:
-        checkpoints.record_pretrained(session, lease, weights(past, 0), {"seconds": 1.0})
-    asked = owner.post("/requests", {"model_id": model, "dataset_ids": [mine]})
-    request = str(asked.json()["id"])
-    lease = past.claimed(past.job_of(request))
-    with past.sessions.begin() as session:
-        checkpoints.record_unlearned(session, lease, weights(past, 1), {"seconds": 1.0})
-    key = Signer.load(Path(settings.signing_key_file)).public_key
-    with client(owner, url) as first, client(kept, url) as second:
-        yield Case(first, second, request, key)
+def case(past: Past, cast: Cast, engine: Engine, settings: Settings, url: str) -> Iterator[Case]:
+    owner, kept = cast.party(Role.DATA_OWNER), cast.party(Role.DATA_OWNER)
+    with quick_worker(settings, engine):
+        mine = owner.sealed(images("mine", OWN, seed=1))
+        others = kept.sealed(images("kept", RETAINED, seed=2))
+        done = removed(past, cast.party(Role.MODEL_OWNER), owner, mine, {others: kept})
+        key = Signer.load(Path(settings.signing_key_file)).public_key
+        with client(owner, url) as first, client(kept, url) as second:
+            yield Case(first, second, done.request, key)
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
