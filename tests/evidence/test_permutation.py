@@ -6,12 +6,24 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from tests.evidence.simulated import KINDS, Kinds, part, simulated, unit
 
-from expunge.evidence.audit import Outputs, looks
-from expunge.evidence.audit.looks import LOOKS, Pool, draw_means
-from expunge.evidence.audit.permutation import Outcome, distinct, permute, plain_draws
+from expunge.evidence.audit import Outputs
+from expunge.evidence.audit.looks import (
+    LOOKS,
+    Pool,
+    forgetting_scores,
+    neighbourhood_alignments,
+    profile_changes,
+)
+from expunge.evidence.audit.permutation import (
+    Outcome,
+    conspicuous,
+    distinct,
+    permute,
+    plain_draws,
+    studentised,
+)
 from expunge.evidence.audit.strata import matched_draws, strata
 
-FORGETTING, NEGATIVE, PROFILE = LOOKS
 PERMUTATIONS = 199
 LEVEL = 0.05
 
@@ -42,42 +54,24 @@ def test_a_pool_holds_the_alignment_of_all_with_all() -> None:
             assert pool.before[i, j] == pytest.approx(np.mean(pairs), abs=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 5, 40])
-def test_statistics_of_draws_equal_the_loop_over_samples_and_pairs(size: int) -> None:
-    pool = pool_of(10, 50)
-    draws = distinct(size, 60, np.random.default_rng(1), 20)
-    scores = draw_means(FORGETTING, FORGETTING.measure(pool), draws)
-    changes = draw_means(NEGATIVE, NEGATIVE.measure(pool), draws)
-    for b, draw in enumerate(draws):
-        lost = [float(pool.before[i, i] - pool.after[i, i]) for i in draw]
-        assert scores[b] == pytest.approx(np.mean(lost), abs=1e-6)
-        gained = [float(pool.after[i, j] - pool.before[i, j]) for i in draw for j in draw if i != j]
-        assert changes[b] == pytest.approx(np.mean(gained), abs=1e-6)
+def test_forgetting_scores_and_neighbourhoods_equal_their_loops() -> None:
+    pool = pool_of(3, 20)
+    scores, means = forgetting_scores(pool), neighbourhood_alignments(pool)
+    for i in range(23):
+        assert scores[i] == pytest.approx(float(pool.before[i, i] - pool.after[i, i]), abs=1e-7)
+        gained = [float(pool.after[i, j] - pool.before[i, j]) for j in range(23) if j != i]
+        assert means[i] == pytest.approx(np.mean(gained), abs=1e-6)
 
 
 def test_profiles_are_compared_by_the_correlation_of_what_is_off_the_diagonal() -> None:
     pool = pool_of(3, 20)
-    changes = PROFILE.measure(pool)
+    changes = profile_changes(pool)
     for i in range(23):
         others = np.arange(23) != i
         correlation = np.corrcoef(pool.before[i, others], pool.after[i, others])[0, 1]
         assert changes[i] == pytest.approx(1 - correlation, abs=1e-6)
-    still = PROFILE.measure(Pool(pool.before, pool.before))
-    np.testing.assert_allclose(still, 0, atol=1e-12)
-
-
-def test_pairs_are_looked_up_in_chunks_with_the_same_result(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool, rng = pool_of(10, 50), np.random.default_rng(1)
-    for size in (3, 40):
-        draws = distinct(size, 60, rng, 30)
-        whole = draw_means(NEGATIVE, NEGATIVE.measure(pool), draws)
-        with monkeypatch.context() as patch:
-            patch.setattr(looks, "CHUNK_NUMBERS", 100)
-            np.testing.assert_allclose(
-                draw_means(NEGATIVE, NEGATIVE.measure(pool), draws), whole, atol=1e-7
-            )
+    still = profile_changes(Pool(pool.before, pool.before))
+    assert (still == 0).all()
 
 
 @pytest.mark.parametrize("size", [2, 5])
@@ -92,24 +86,31 @@ def test_every_set_of_samples_is_drawn_equally_often(size: int) -> None:
 
 def test_p_values_are_those_of_counting_draws_by_hand() -> None:
     values = np.random.default_rng(0).normal(size=(50, 2))
-    z = (values - values.mean(0)) / values.std(0)
-    z[:, 1] = np.abs(z[:, 1])
-    outcome = Outcome([("encoder", FORGETTING), ("encoder", NEGATIVE)], values, z)
-    largest = [max(row) for row in z.tolist()]
-    assert outcome.p == sum(each >= largest[0] for each in largest) / 50
+    z = studentised(values)
+    np.testing.assert_allclose(z, (values - values.mean(0)) / values.std(0), atol=1e-8)
+    outcome = Outcome([("encoder", LOOKS[0]), ("encoder", LOOKS[1])], values, z)
+    sums = [sum(max(each, 0) ** 2 for each in row) for row in z.tolist()]
+    np.testing.assert_allclose(conspicuous(z), sums)
+    assert outcome.p == sum(each >= sums[0] for each in sums) / 50
     for look in (0, 1):
-        by_hand = sum(each >= z[0, look] for each in largest) / 50
-        assert outcome.adjusted_p(look) == by_hand
-        assert outcome.adjusted_p(look) >= outcome.p
+        assert outcome.p_of(look) == sum(each >= z[0, look] for each in z[:, look]) / 50
+
+
+def test_a_statistic_is_the_mean_of_a_looks_numbers_over_a_draw() -> None:
+    pool, draws = pool_of(3, 20), np.array([[0, 1, 2], [5, 3, 9]])
+    outcome = permute({"encoder": pool, "projector": pool}, draws)
+    assert [level for level, _ in outcome.looks] == ["encoder"] * 3 + ["projector"] * 3
+    for k, (_, look) in enumerate(outcome.looks):
+        numbers = look.measure(pool)
+        slow = [np.mean([numbers[i] for i in draw]) for draw in draws]
+        np.testing.assert_allclose(outcome.values[:, k], slow)
 
 
 def test_one_own_sample_is_compared_with_every_other_once() -> None:
-    pool = pool_of(1, 70)
-    outcome = permute({"encoder": pool}, plain_draws(1, 70, np.random.default_rng(0)))
-    assert [look.name for _, look in outcome.looks] == ["forgetting_score", "profile_change"]
-    scores = np.diagonal(pool.before).astype(float) - np.diagonal(pool.after)
-    alone = permute({"encoder": pool}, plain_draws(1, 70, np.random.default_rng(0)), [FORGETTING])
-    assert alone.p == pytest.approx(np.mean(scores >= scores[0]), abs=1e-9)
+    pool, draws = pool_of(1, 70), plain_draws(1, 70, np.random.default_rng(0))
+    scores = forgetting_scores(pool)
+    alone = permute({"encoder": pool}, draws, LOOKS[:1])
+    assert alone.p_of(0) == pytest.approx(np.mean(scores >= scores[0]), abs=1e-9)
 
 
 def test_equal_draws_of_equal_encoders_give_no_evidence() -> None:

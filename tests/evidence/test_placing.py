@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from tests.evidence.simulated import names, reference, simulated
 
-from expunge.evidence.audit import AuditReport, NullQuantiles, audit, bounds_of_all, place
-from expunge.evidence.audit.placing import PERCENTILES, null_quantiles
+from expunge.evidence.audit import AuditReport, NullQuantiles, audit, bounds_of_all, place, placing
+from expunge.evidence.audit.permutation import distinct
+from expunge.evidence.audit.placing import PERCENTILES, null_quantiles, pair_means
 
 KEPT = reference(200, np.random.default_rng(1000))
 
@@ -25,6 +26,20 @@ def test_quantiles_are_those_of_means_of_retained_samples() -> None:
     widened = means.mean() + (means - means.mean()) * np.sqrt(204 / 196)
     ours = quantiles(4).levels["encoder"]["forgetting_score"]
     np.testing.assert_allclose(ours, np.percentile(widened, PERCENTILES), atol=0.1 * scores.std())
+
+
+@pytest.mark.parametrize("size", [2, 5, 40])
+def test_means_of_pairs_equal_the_loop_over_pairs(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(60, 60)).astype(np.float32)
+    matrix += matrix.T
+    draws = distinct(size, 60, rng, 20)
+    slow = [np.mean([matrix[i, j] for i in d for j in d if i != j]) for d in draws.tolist()]
+    np.testing.assert_allclose(pair_means(matrix, draws), slow, atol=1e-5)
+    monkeypatch.setattr(placing, "CHUNK_NUMBERS", 100)
+    np.testing.assert_allclose(pair_means(matrix, draws), slow, atol=1e-5)
 
 
 def test_the_middle_of_the_draws_is_no_evidence_and_beyond_them_is_strong() -> None:

@@ -126,10 +126,9 @@ def _test(outcome: Outcome, n: int, reference: int, alike: int, draws: Draws) ->
             LookResult(
                 level=level,
                 statistic=look.name,
-                alternative=look.alternative,
                 value=float(outcome.values[0, k]),
                 z=float(outcome.z[0, k]),
-                p=outcome.adjusted_p(k),
+                p=outcome.p_of(k),
             )
             for k, (level, look) in enumerate(outcome.looks)
         ],

@@ -1,4 +1,4 @@
-"""An exact permutation test over several looks at once (Westfall and Young's single-step max-T).
+"""An exact permutation test over several looks at once.
 
 Under its hypothesis the own samples are as good as drawn from own and reference samples together;
 so the p-value is valid at any size. Never assumes a distribution.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.looks import LOOKS, Look, Pool, draw_means
+from expunge.evidence.audit.looks import LOOKS, Look, Pool
 from expunge.evidence.audit.outputs import Level
 
 Array = NDArray[np.float64]
@@ -18,6 +18,8 @@ Index = NDArray[np.int64]
 
 PERMUTATIONS = 4_999
 """With the own samples themselves 5,000: the smallest p-value is 0.0002."""
+ROUNDING = 1e-9
+"""Spread below which a statistic is the same in all draws: outputs are of unit length, float32."""
 CHUNK_DRAWS = 500
 """Shuffled at a time: 6 MB at 1,536 samples."""
 Key = tuple[Level, Look]
@@ -28,7 +30,7 @@ class Outcome:
     """K looks at one observed draw and B others; row 0 is the observed one.
 
     values: (B + 1, K) statistics; z: (B + 1, K) studentised by their own mean and standard
-    deviation over all rows, larger is more extreme.
+    deviation over all rows.
     """
 
     looks: Sequence[Key]
@@ -36,37 +38,37 @@ class Outcome:
     z: Array
 
     @property
-    def most_extreme(self) -> Array:
-        """(B + 1,) the largest z of each draw over all looks."""
-        largest: Array = self.z.max(axis=1)
-        return largest
-
-    @property
     def p(self) -> float:
-        """Of the whole test."""
-        return p_of_largest(self.most_extreme)
+        """Of the whole test: share of draws at least as conspicuous, the observed one among them."""
+        return share_as_large(conspicuous(self.z))
 
-    def adjusted_p(self, look: int) -> float:
-        """The same for one look, adjusted for the others being looked at too."""
-        return float(np.mean(self.most_extreme >= self.z[0, look]))
+    def p_of(self, look: int) -> float:
+        """Of one look alone; not adjusted for there being others."""
+        return share_as_large(self.z[:, look])
+
+
+def conspicuous(z: Array) -> Array:
+    """(B,) how far (B, K) looks together lie above their means: sum of max(z, 0)^2.
+
+    The same function for every draw, so that its permutation test is exact. Against forgetting by
+    Alignment Calibration, which moves several looks a little each, it found more than their largest
+    (87 % against 73 % of honest removals at 8 samples).
+    """
+    together: Array = (np.maximum(z, 0) ** 2).sum(axis=1)
+    return together
 
 
 def permute(pools: Mapping[Level, Pool], draws: Index, looks: Sequence[Look] = LOOKS) -> Outcome:
     """All looks at all levels over (B + 1, n) draws, row 0 the own samples."""
-    paired_too = draws.shape[1] > 1
-    keys: list[Key] = [
-        (level, look) for level in pools for look in looks if paired_too or not look.paired
-    ]
-    values = np.stack(
-        [draw_means(look, look.measure(pools[level]), draws) for level, look in keys], axis=1
-    )
-    two_sided = [look.alternative == "two-sided" for _, look in keys]
-    return Outcome(keys, values, studentised(values, two_sided))
+    keys: list[Key] = [(level, look) for level in pools for look in looks]
+    values = [look.measure(pools[level])[draws].mean(axis=1) for level, look in keys]
+    stacked = np.stack(values, axis=1)
+    return Outcome(keys, stacked, studentised(stacked))
 
 
-def p_of_largest(most_extreme: Array) -> float:
-    """Share of draws, the observed one in row 0 among them, at least as extreme as that one."""
-    return float(np.mean(most_extreme >= most_extreme[0]))
+def share_as_large(values: Array) -> float:
+    """Share of (B + 1,) values that are at least the first."""
+    return float(np.mean(values >= values[0]))
 
 
 def plain_draws(
@@ -102,13 +104,13 @@ def _repeating(draws: Index) -> NDArray[np.bool_]:
     return repeating
 
 
-def studentised(values: Array, two_sided: Sequence[bool]) -> Array:
-    """(B, K) by each column's mean and standard deviation; its size alone where two-sided.
+def studentised(values: Array) -> Array:
+    """(B, K) by each column's mean and standard deviation.
 
-    Rounded, so that draws of the same samples in another order count as equally extreme.
+    Rounded, so that draws of the same samples in another order count as equally conspicuous.
     """
     centred = values - values.mean(axis=0)
     spread = values.std(axis=0)
-    z = np.divide(centred, spread, out=np.zeros_like(values), where=spread > 0)
-    rounded: Array = np.where(two_sided, np.abs(z), z).round(9)
+    z = np.divide(centred, spread, out=np.zeros_like(values), where=spread > ROUNDING)
+    rounded: Array = z.round(9)
     return rounded

@@ -5,19 +5,20 @@ against them. Never gives away a single sample's value.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.looks import LOOKS, Pool, draw_means
-from expunge.evidence.audit.outputs import Level, Reference
+from expunge.evidence.audit.looks import symmetric
+from expunge.evidence.audit.outputs import Floats, Level, Outputs, Reference
 from expunge.evidence.audit.permutation import PERMUTATIONS, distinct
-from expunge.evidence.audit.report import AuditReport, NullQuantiles
+from expunge.evidence.audit.report import AuditReport, NullQuantiles, PlacedName
 
 Array = NDArray[np.float64]
 
 PERCENTILES = (0.5, 1.0, 2.5, 5.0, 25.0, 50.0, 75.0, 95.0, 97.5, 99.0, 99.5)
+CHUNK_NUMBERS = 4_000_000
+"""Looked up or multiplied at a time: 32 MB."""
 GROUP = 8
 """Single samples' values are averaged in groups of so many neighbours before quantiles are taken."""
 
@@ -32,16 +33,14 @@ def null_quantiles(retained: Reference, n: int, rng: np.random.Generator) -> Nul
     if 2 * n > m:
         return None
     draws = np.arange(m)[:, None] if n == 1 else distinct(n, m, rng, PERMUTATIONS)
-    levels: dict[Level, Any] = {}
-    for level, outputs in retained.levels.items():
-        pool = Pool.alone(outputs)
-        levels[level] = {
-            look.name: _quantiles(
-                draw_means(look, look.measure(pool), draws), n, np.sqrt((m + n) / (m - n))
-            )
-            for look in LOOKS
-            if not look.pooled and (n > 1 or not look.paired)
+    widening = float(np.sqrt((m + n) / (m - n)))
+    levels = {
+        level: {
+            name: _quantiles(values, n, widening)
+            for name, values in _statistics(outputs, draws).items()
         }
+        for level, outputs in retained.levels.items()
+    }
     return NullQuantiles(n, list(PERCENTILES), levels)
 
 
@@ -49,33 +48,79 @@ def place(own: AuditReport, quantiles: NullQuantiles) -> dict[Level, dict[str, l
     """Per level and statistic: bounds [low, high] of the p-value of the report's own statistic.
 
     One-sided for the forgetting score, two-sided for the change of negative alignment. Not adjusted
-    for the number of looks. Raises ValueError if the quantiles are for another number of samples.
+    for the number of statistics. Raises ValueError if the quantiles are for another number of samples.
     """
     if own.n_own != quantiles.n:
         raise ValueError(f"quantiles for {quantiles.n} samples cannot place {own.n_own}")
     found: dict[Level, dict[str, list[float]]] = {}
     for level, statistics in quantiles.levels.items():
         group = own.levels[level].own
-        values = {"forgetting_score": group.forgetting_score.mean}
+        values: dict[PlacedName, float] = {"forgetting_score": group.forgetting_score.mean}
         if group.negative_alignment is not None:
             values["negative_alignment_change"] = group.negative_alignment.change.mean
         found[level] = {
-            look.name: _bounds(
-                values[look.name],
-                np.array(statistics[look.name]),
+            name: _bounds(
+                value,
+                np.array(statistics[name]),
                 np.array(quantiles.percentiles) / 100,
-                two_sided=look.alternative == "two-sided",
+                two_sided=name == "negative_alignment_change",
             )
-            for look in LOOKS
-            if look.name in statistics and look.name in values
+            for name, value in values.items()
+            if name in statistics
         }
     return found
 
 
 def bounds_of_all(places: Mapping[Level, Mapping[str, list[float]]]) -> list[float]:
-    """Bounds of one p-value for all looks together (Bonferroni)."""
+    """Bounds of one p-value for all statistics together (Bonferroni)."""
     each = [bounds for statistics in places.values() for bounds in statistics.values()]
     return [min(1.0, len(each) * min(bounds[end] for bounds in each)) for end in (0, 1)]
+
+
+def pair_means(matrix: Floats, draws: NDArray[np.int64]) -> Array:
+    """(B,) means of a symmetric (N, N) matrix over all pairs of different samples of (B, n) draws."""
+    size = draws.shape[1]
+    if size**2 < 4 * len(matrix):
+        return _looked_up(matrix, draws)
+    return _multiplied(matrix, draws)
+
+
+def _statistics(outputs: Outputs, draws: NDArray[np.int64]) -> dict[PlacedName, Array]:
+    """(B,) statistics of (B, n) draws, from what an owner has of own samples too."""
+    before, after = outputs.matrices
+    scores = np.diagonal(before).astype(np.float64) - np.diagonal(after)
+    found: dict[PlacedName, Array] = {"forgetting_score": scores[draws].mean(axis=1)}
+    if draws.shape[1] > 1:
+        found["negative_alignment_change"] = pair_means(symmetric(after - before), draws)
+    return found
+
+
+def _looked_up(matrix: Floats, draws: NDArray[np.int64]) -> Array:
+    """Pair by pair: cheaper for small draws."""
+    first, second = np.triu_indices(draws.shape[1], 1)
+    chunk = max(1, CHUNK_NUMBERS // len(first))
+    parts = []
+    for start in range(0, len(draws), chunk):
+        part = draws[start : start + chunk]
+        places = part[:, first] * len(matrix) + part[:, second]
+        parts.append(matrix.take(places).mean(axis=1, dtype=np.float64))
+    return np.concatenate(parts)
+
+
+def _multiplied(matrix: Floats, draws: NDArray[np.int64]) -> Array:
+    """With indicators, as a matrix product: cheaper for large draws."""
+    size = draws.shape[1]
+    bare = matrix.copy()
+    np.fill_diagonal(bare, 0)
+    chunk = max(1, CHUNK_NUMBERS // len(matrix))
+    parts = []
+    for start in range(0, len(draws), chunk):
+        part = draws[start : start + chunk]
+        drawn = np.zeros((len(part), len(matrix)), np.float32)
+        np.put_along_axis(drawn, part, 1, axis=1)
+        parts.append(((drawn @ bare) * drawn).sum(axis=1, dtype=np.float64))
+    means: Array = np.concatenate(parts) / (size * (size - 1))
+    return means
 
 
 def _quantiles(values: Array, n: int, widening: float) -> list[float]:

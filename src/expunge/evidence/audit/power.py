@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.evidence.audit.outputs import Level, Outputs, Reference
-from expunge.evidence.audit.permutation import Outcome, p_of_largest, plain_draws, studentised
+from expunge.evidence.audit.permutation import (
+    Outcome,
+    conspicuous,
+    plain_draws,
+    share_as_large,
+    studentised,
+)
 from expunge.evidence.audit.report import Membership, Power
 from expunge.evidence.audit.verdict import ALPHA, TARGET_POWER
 
@@ -27,13 +33,13 @@ def power_against_retrain(outcome: Outcome, n: int, effect: Mapping[Level, float
         effect[level] if look.name == "forgetting_score" else 0.0 for level, look in outcome.looks
     ]
     shift = np.divide(gain, spread, out=np.zeros(len(spread)), where=spread > 0)
-    most, rank = np.unique(outcome.most_extreme, return_inverse=True)
+    largest, rank = np.unique(conspicuous(outcome.z), return_inverse=True)
     reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
-    bar = most[reached].min(initial=np.inf)
+    bar = largest[reached].min(initial=np.inf)
 
     def power(samples: int) -> float:
         shifted = outcome.z[1:] + shift * np.sqrt(samples / n)
-        return float(np.mean(shifted.max(axis=1, initial=0.0) >= bar))
+        return float(np.mean(conspicuous(shifted) >= bar))
 
     return Power(
         effect=dict(effect),
@@ -66,9 +72,8 @@ def membership(
     ]
     draws = plain_draws(len(groups[0][0]), len(control), rng)
     values = np.stack([np.concatenate(pair)[draws].mean(axis=1) for pair in groups], axis=1)
-    z = studentised(values, [False] * len(levels))
     return Membership(
-        p=p_of_largest(z.max(axis=1)),
+        p=share_as_large(conspicuous(studentised(values))),
         difference={
             level: float(mine.mean() - theirs.mean())
             for level, (mine, theirs) in zip(levels, groups, strict=True)

@@ -11,8 +11,8 @@ from expunge.evidence.audit.outputs import Level
 VerdictCode = Literal[
     "unchanged", "forgotten", "not_for_you", "not_enough_evidence", "no_reference"
 ]
-StatisticName = Literal["forgetting_score", "negative_alignment_change", "profile_change"]
-Alternative = Literal["greater", "two-sided"]
+LookName = Literal["forgetting_score", "profile_change", "neighbourhood_alignment"]
+PlacedName = Literal["forgetting_score", "negative_alignment_change"]
 Draws = Literal["plain", "matched"]
 Matrix = NDArray[np.float32]
 Interval = list[float] | None
@@ -79,14 +79,13 @@ class LookResult:
     """One statistic of the test: the own samples' value beside that of the draws."""
 
     level: Level
-    statistic: StatisticName
-    alternative: Alternative
+    statistic: LookName
     value: float
     z: float
-    """Distance from the mean of the draws in their standard deviations; two-sided: its size. Mean
-    and standard deviation themselves would be numbers of few samples of others."""
+    """Distance above the mean of the draws in their standard deviations. Mean and standard
+    deviation themselves would be numbers of few samples of others."""
     p: float
-    """Adjusted for all looks (max-T): may be held against alpha alone."""
+    """Of this look alone, one-sided; not adjusted for there being others. The test's own p is."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class NullQuantiles:
 
     n: int
     percentiles: list[float]
-    levels: dict[Level, dict[StatisticName, list[float]]]
+    levels: dict[Level, dict[PlacedName, list[float]]]
 
 
 @dataclass(frozen=True)
