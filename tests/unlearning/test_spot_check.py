@@ -17,7 +17,7 @@ from expunge.formats.digests import sha256_file
 from expunge.formats.home_views import View, write_views
 from expunge.formats.shards import Sample, make_sample, write_shard
 from expunge.unlearning.audit import outputs, stream_outputs
-from expunge.unlearning.catalog import CLIP, Architecture, EncoderSpec, SimCLR
+from expunge.unlearning.catalog import Architecture, EncoderSpec, SimCLR
 from expunge.unlearning.checkpoints import save
 from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.data.views import GivenViews
@@ -30,7 +30,6 @@ SIMCLR = EncoderSpec(
     architecture=Architecture(width=4),
     image_size=16,
 )
-SMALLEST_CLIP = EncoderSpec(objective=CLIP(context_length=16), image_size=16)
 
 
 def picture(seed: int) -> bytes:
@@ -65,17 +64,15 @@ class Answer:
 
 @pytest.fixture
 def answer(tmp_path: Path) -> Callable[..., Answer]:
-    def make(
-        spec: EncoderSpec = SIMCLR, *, claimed: int | None = None, own_views: bool = False
-    ) -> Answer:
+    def make(*, claimed: int | None = None, own_views: bool = False) -> Answer:
         """`claimed`: seed of the weights that really answered instead of those that are named."""
         paths = [tmp_path / name for name in ("before", "after")]
         for seed, path in enumerate(paths):
-            save(build(spec, seed=seed), path)
+            save(build(SIMCLR, seed=seed), path)
         shard, tar = tmp_path / "shard.tar", tmp_path / "views.tar"
         write_shard(shard, samples(6))
-        images = load_for(spec, [shard])
-        learners = [build(spec, seed=seed if claimed is None else claimed) for seed in range(2)]
+        images = load_for(SIMCLR, [shard])
+        learners = [build(SIMCLR, seed=seed if claimed is None else claimed) for seed in range(2)]
         if own_views:
             levels = _of_own_views(learners, images, tar)
         else:
@@ -120,15 +117,9 @@ def _of_own_views(learners: list[Any], images: ImageSet, tar: Path) -> dict[Leve
     return stream_outputs(*learners, [placed], 6, views=2, device="cpu", make=make)
 
 
-@pytest.mark.parametrize(
-    ("spec", "side"),
-    [(SIMCLR, "before"), (SIMCLR, "after"), (SMALLEST_CLIP, "after")],
-    ids=["simclr-before", "simclr-after", "clip-after"],
-)
-def test_honest_outputs_agree_on_both_sides(
-    answer: Callable[..., Answer], spec: EncoderSpec, side: str
-) -> None:
-    honest = answer(spec)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_honest_outputs_agree_on_both_sides(answer: Callable[..., Answer], side: str) -> None:
+    honest = answer()
     found = honest.check(getattr(honest, side))
     assert (found.side, len(found.keys), found.agrees) == (side, 3, True)
     assert set(found.keys) <= set(honest.encoded.keys)
