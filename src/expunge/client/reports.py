@@ -68,7 +68,7 @@ class LevelReport(Resource):
 
 
 class Look(Resource):
-    """One statistic of the test; `p` is adjusted for all of them."""
+    """One statistic of the test; `p` is of it alone, not adjusted for there being others."""
 
     level: str
     statistic: str
