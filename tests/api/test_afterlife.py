@@ -1,14 +1,19 @@
 """What is left after a removal, over HTTP: who reads what of it, how it ends, and what is refused then."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from sqlalchemy import select
 from tests.api.conftest import Cast, Past, User, problem_of
+from typer.testing import CliRunner
 
+from expunge.client.cli import build_app
 from expunge.registry import destruction, jobs, retention
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Job, Role
@@ -189,3 +194,43 @@ class TestDeletion:
         assert (answer.status_code, answer.json()["state"]) == (202, "deleting")
         case.sweep()
         assert case.owner.get(f"/datasets/{dataset}").json()["state"] == "deleted"
+
+
+class TestCommands:
+    """The same by SDK and command line."""
+
+    @pytest.fixture
+    def run(self, url: str) -> Callable[..., Result]:
+        def run(user: User, *arguments: str, typed: str | None = None) -> Result:
+            secret = user.http.headers["Authorization"].removeprefix("Bearer ")
+            env = {"EXPUNGE_URL": url, "EXPUNGE_KEY": secret, "COLUMNS": "120"}
+            return CliRunner(env=env).invoke(build_app(), arguments, input=typed)
+
+        return run
+
+    def test_an_owner_reads_what_is_left_and_until_when(
+        self, case: Case, run: Callable[..., Result]
+    ) -> None:
+        [base] = some(case.residue(case.owner), "checkpoint")
+        shown = run(case.owner, "requests", "residue", case.request)
+        assert shown.exit_code == 0, shown.output
+        for part in (case.base, base["until"][:10], "its owner deletes it", "object store"):
+            assert part in shown.stdout
+        listed = run(case.owner, "requests", "residue", case.request, "--json")
+        assert [each["what"] for each in json.loads(listed.stdout)] == [
+            each["what"] for each in case.residue(case.owner)
+        ]
+
+    def test_a_data_set_is_deleted_once_the_question_is_answered(
+        self, data_owner: User, run: Callable[..., Result]
+    ) -> None:
+        dataset = data_owner.open_dataset()
+        assert run(data_owner, "datasets", "delete", dataset, typed="n\n").exit_code == 1
+        assert data_owner.get(f"/datasets/{dataset}").json()["state"] == "open"
+        deleted = run(data_owner, "datasets", "delete", dataset, "--yes", "--json")
+        assert json.loads(deleted.stdout)["state"] == "deleted"
+
+    def test_a_refusal_says_what_to_do(self, case: Case, run: Callable[..., Result]) -> None:
+        refused = run(case.owner, "datasets", "delete", case.data[1], "--yes")
+        assert refused.exit_code == 1
+        assert "ask it to forget first" in " ".join(refused.output.split())
