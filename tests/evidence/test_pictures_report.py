@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from tests.evidence.picture_scene import scene
 
-from expunge.evidence.audit.report import StatisticName, VerdictCode
+from expunge.evidence.audit.report import VerdictCode
 from expunge.evidence.pictures.report import HEADLINES, STATISTICS, probability, report_html
 
 AUDIT = {"id": "aud_1", "finished_at": "2026-01-01T00:00:00Z"}
@@ -70,7 +70,7 @@ def test_the_page_says_what_was_compared_found_and_how_to_check_it() -> None:
         f"Power {report['power']['power']:.0%}",
         "encoder forgetting score +",
         "projector forgetting score +",
-        "neighbourhood, change +",
+        "neighbourhood, rearranged +",
         "expunge audit req_1 --local",
         "expunge verify",
         "Weights before sha256:aa Weights after sha256:bb",
@@ -129,11 +129,13 @@ def test_without_a_reference_the_page_says_so() -> None:
 
 
 def test_every_statistic_of_the_test_has_its_row() -> None:
-    assert set(STATISTICS) == set(get_args(StatisticName))
     report, bundle = scene(3)
-    page = Page(report_html(report, bundle))
-    rows = [tag for tag, _ in page.tags if tag == "tr"]
-    assert len(rows) == 1 + len(report["test"]["looks"])
+    test = report["test"]
+    test["looks"].append({**test["looks"][0], "statistic": "something_new", "p": 0.125})
+    words = Page(report_html(report, bundle)).words
+    for look in test["looks"]:
+        name = STATISTICS.get(look["statistic"], "something new")
+        assert re.search(rf"{name} [^a-z]* {re.escape(probability(look['p']))} ", words)
 
 
 def test_every_verdict_has_its_headline() -> None:

@@ -33,7 +33,8 @@ LEVELS = {"image_text": "image–text"}
 STATISTICS = {
     "forgetting_score": "forgetting score",
     "negative_alignment_change": "pair alignment, change",
-    "profile_change": "neighbourhood, change",
+    "profile_change": "neighbourhood, rearranged",
+    "neighbourhood_alignment": "alignment with all, change",
 }
 IN_GROUPS = ("forgetting_score", "negative_alignment_change")
 """Statistics that own, kept and control images have each; others are of own among kept ones."""
@@ -192,8 +193,10 @@ def _row(
 
 def _row_of_test(look: Report) -> Row:
     """A statistic that only the test knows: own images have it, and no group by itself."""
+    statistic = look["statistic"]
+    name = STATISTICS.get(statistic, statistic.replace("_", " "))
     own, p = number(look["value"], "+.4f"), probability(look["p"])
-    return Row("", STATISTICS[look["statistic"]], own, NOT_THERE, NOT_THERE, p)
+    return Row("", name, own, NOT_THERE, NOT_THERE, p)
 
 
 def _estimate(estimate: Report | None) -> str:
