@@ -61,6 +61,7 @@ class Facts:
     """What happened to one state folder over two lives."""
 
     first: str = ""
+    signing_key: bytes = b""
     refused: str = ""
     orphans: int = 0
     second: str = ""
@@ -79,6 +80,7 @@ def facts() -> Iterator[Facts]:
         found = Facts(folder=state)
         first = start(state, folder / "first.txt")
         found.first = first.text
+        found.signing_key = (state / "signing-key.pem").read_bytes()
         secret = json.loads((state / "operator.json").read_text())["secret"]
         with Client(first.url, secret) as operator:
             operator.create_party("Ada", "data_owner")
@@ -132,6 +134,14 @@ def test_the_first_start_says_where_it_listens_and_prints_the_key_once(facts: Fa
     assert str(facts.folder / "logs") in facts.first
     assert secret not in facts.second
     assert all(secret not in log.read_text() for log in (facts.folder / "logs").iterdir())
+
+
+def test_the_key_that_signs_the_record_is_made_once_and_nobody_else_can_read_it(
+    facts: Facts,
+) -> None:
+    path = facts.folder / "signing-key.pem"
+    assert path.read_bytes() == facts.signing_key
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_stacks_never_share_a_state_folder(facts: Facts) -> None:
