@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload, lazyload
+from sqlalchemy.orm import joinedload, lazyload
 
 from expunge.evidence.audit import AuditReport, Level, Outputs, audit
 from expunge.evidence.manifest import code
 from expunge.evidence.pictures.bundle import Bundle, Matrix, pack, thumbnails
 from expunge.evidence.subset import subset_digest
 from expunge.registry import access, audits, orphans
-from expunge.registry.errors import NotFound
 from expunge.registry.jobs import Failure, Lease
 from expunge.registry.subsets import Chosen, Subset
 from expunge.registry.tables import Audit, Checkpoint, Dataset, Party
@@ -141,7 +140,9 @@ def _asked(context: Context, lease: Lease) -> Plan:
         asked = row.asked
         subset = Subset.of(asked)
         if row.party_id is not None:
-            _require_admitted(session, row, subset)
+            party = session.get_one(Party, row.party_id)
+            if not access.covers(session, party, row.request_id, subset.dataset_ids):
+                raise JobFailed(NOT_DELEGATED)
         return Plan(
             pair=Pair(row.before, row.after, asked["views"], asked["seed"]),
             subset=subset,
@@ -151,12 +152,3 @@ def _asked(context: Context, lease: Lease) -> Plan:
             owner_id=row.owner_id,
             matrix_size=asked["matrix_size"],
         )
-
-
-def _require_admitted(session: Session, row: Audit, subset: Subset) -> None:
-    try:
-        admission = access.open_to(session, session.get_one(Party, row.party_id), row.request_id)
-    except NotFound as error:
-        raise JobFailed(NOT_DELEGATED) from error
-    if not set(subset.dataset_ids) <= set(admission.dataset_ids):
-        raise JobFailed(NOT_DELEGATED)

@@ -32,6 +32,7 @@ from expunge.unlearning.audit import stream_outputs
 from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.views import GivenViews
+from expunge.worker.auditing import NOT_DELEGATED
 from expunge.worker.context import Context
 from expunge.worker.encoders import Encoders, Pair
 from expunge.worker.leases import Held
@@ -39,7 +40,6 @@ from expunge.worker.watching import JobFailed
 
 MAX_NAMED = 5
 """Members that a refusal names."""
-NOT_DELEGATED = Failure("refused", "the data sets are not delegated to who asked any more")
 
 
 @dataclass(frozen=True)

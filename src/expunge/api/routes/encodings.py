@@ -208,5 +208,5 @@ def download_outputs(
     with service.sessions() as session:
         row = visibility.one(session, visibility.encodings(party), encoding_id)
     if row.outputs_key is None:
-        raise NotFound(f"Encoding {encoding_id} has no outputs (yet).")
+        raise NotFound(f"Encoding {encoding_id} has no outputs (yet, or any more).")
     return stream_object(service.store, row.outputs_key, "application/octet-stream")

@@ -15,7 +15,7 @@ NOW = sa.text("now()")
 KINDS = "'seal', 'verify', 'pretrain', 'unlearn', 'audit', 'compare'"
 
 
-def _references(*columns: str) -> list[sa.Column]:
+def _references(*columns: str) -> list[sa.Column[str]]:
     return [sa.Column(name, sa.String(), nullable=False) for name in columns]
 
 
