@@ -1,0 +1,1 @@
+"""Encoders before and after a removal, honest or not, for the benchmark of the audit."""
