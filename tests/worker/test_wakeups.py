@@ -101,9 +101,14 @@ def test_the_dispatcher_takes_back_a_silent_job_and_fails_it_after_its_attempts(
     assert job.lease_token is None
 
 
-def test_without_redis_a_worker_finds_its_work_all_the_same(lab: Lab, tmp_path: Path) -> None:
+def test_without_redis_the_interactive_worker_hears_of_its_work_all_the_same(
+    lab: Lab, tmp_path: Path
+) -> None:
     _, job_id = start_sealing(lab)
     nobody = f"redis+socket://{tmp_path}/nobody.sock"
-    settings = lab.settings.model_copy(update={"republish_seconds": 0.5})
+    # So rarely does it look by itself that the second job can only have been heard of.
+    settings = lab.settings.model_copy(update={"republish_seconds": 3600})
     with worker_process("interactive", settings, nobody, tmp_path / "worker.log"):
         eventually(lambda: lab.job(job_id).state == "succeeded", "the data set is sealed")
+        _, second = sealing_of_another(lab)
+        eventually(lambda: lab.job(second).state == "succeeded", "the second one too")

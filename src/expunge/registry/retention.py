@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from expunge.registry import destruction, policies
 from expunge.registry.database import Sessions
@@ -155,7 +155,7 @@ def hold(
 def locked(session: Session, table: type[Row], ids: Collection[str]) -> Sequence[Row]:
     """The rows as they are now, share-locked in order: until the transaction ends, none begins to be destroyed."""
     rows = select(table).where(table.id.in_(ids)).order_by(table.id)
-    shared = rows.with_for_update(read=True, of=table)
+    shared = rows.with_for_update(read=True, of=table).options(lazyload("*"))
     return session.scalars(shared.execution_options(populate_existing=True)).all()
 
 

@@ -80,8 +80,8 @@ def _create(
         row = audits.create(
             session, party, asked, budget=Budget.of(service.settings), idempotency_key=key
         )
-        session.refresh(row)
-        return schemas.Audit.of(row), row.job_id
+        readable = _readable(party).execution_options(populate_existing=True)
+        return schemas.Audit.of(visibility.one(session, readable, row.id)), row.job_id
 
 
 def _is_done(audit: schemas.Audit) -> bool:
