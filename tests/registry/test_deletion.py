@@ -1,5 +1,6 @@
 """An owner deletes a data set: refused while something needs it, gone for good afterwards."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 from tests.registry.archive import LateStore
 from tests.registry.conftest import House, Scene, weights
 
@@ -23,7 +25,13 @@ from expunge.registry import (
     retention,
 )
 from expunge.registry.database import Sessions
-from expunge.registry.errors import Conflict, DatasetDeleted, DatasetInUse, NotFound
+from expunge.registry.errors import (
+    Conflict,
+    DatasetDeleted,
+    DatasetInUse,
+    DomainError,
+    NotFound,
+)
 from expunge.registry.objects import DirectoryStore, StoreUnavailable
 from expunge.registry.tables import (
     Audit,
@@ -38,6 +46,7 @@ from expunge.registry.tables import (
     Role,
 )
 from expunge.registry.transitions import move
+from expunge.unlearning.catalog import PretrainParams
 
 UNFINISHED = ("queued", "running", "evaluating")
 
@@ -325,3 +334,38 @@ class TestFailure:
         monkeypatch.undo()
         destruction.finish_if_quick(estate.sessions, estate.store, estate.dataset)
         assert estate.row().state == "deleted"
+
+
+@pytest.mark.parametrize("deletion_first", [True, False])
+def test_of_a_deletion_and_a_training_at_once_one_is_refused(
+    estate: Estate, deletion_first: bool
+) -> None:
+    """Whoever comes second waits for the first to commit, and sees what it did."""
+    scene = estate.scene
+    dataset = estate.house.sealed(scene.first, scene.model_owner)
+    refused: list[DomainError] = []
+
+    def delete(session: Session) -> None:
+        deletion.start(session, scene.first, dataset)
+
+    def train(session: Session) -> None:
+        params = PretrainParams()
+        models.start_pretraining(session, scene.model_owner, scene.model, [dataset], params, seed=0)
+
+    first, second = (delete, train) if deletion_first else (train, delete)
+
+    def come_second() -> None:
+        try:
+            with estate.sessions.begin() as session:
+                second(session)
+        except DomainError as error:
+            refused.append(error)
+
+    with estate.sessions.begin() as session:
+        first(session)
+        thread = threading.Thread(target=come_second)
+        thread.start()
+    thread.join()
+    assert [type(each) for each in refused] in (
+        [[DatasetDeleted], [NotFound]] if deletion_first else [[DatasetInUse]]
+    )
