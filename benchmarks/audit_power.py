@@ -26,7 +26,7 @@ from scipy.stats import binomtest
 
 from audit_situations.making import HONEST, OTHERS, WORDS, Data, Maker, load
 from audit_situations.making import SPECS as FRAMEWORKS
-from expunge.evidence.audit.looks import Pool
+from expunge.evidence.audit.looks import Pool, symmetric
 from expunge.evidence.audit.outputs import Level, Outputs
 from expunge.evidence.audit.permutation import permute, plain_draws
 from expunge.evidence.audit.strata import matched_draws, strata
@@ -83,7 +83,7 @@ def _part(whole: Outputs, rows: Index) -> Outputs:
 def measure(before: Learner, after: Learner, data: Data, situation: str) -> Measured:
     """Runs both encoders on everything that was trained on."""
     levels = outputs(before, after, data.everything)
-    pools = {level: Pool.alone(each) for level, each in levels.items()}
+    pools = {level: Pool(*map(symmetric, each.matrices)) for level, each in levels.items()}
     own, kept = len(data.forgotten), len(data.everything)
     if situation in HONEST:
         return Measured(levels, pools, np.arange(own), np.arange(own, kept))
