@@ -22,7 +22,7 @@ from expunge.evidence.signing import Signer, verify
 from expunge.evidence.subset import subset_digest
 from expunge.formats.digests import sha256_file
 from expunge.formats.home_views import View, write_views
-from expunge.registry import checkpoints, datasets, delegations, encodings
+from expunge.registry import audits, checkpoints, datasets, delegations, encodings
 from expunge.registry.objects import read_bytes
 from expunge.registry.tables import Checkpoint, Encoding, Party, Role
 from expunge.unlearning.audit import outputs
@@ -181,10 +181,16 @@ def test_a_delegation_withdrawn_before_it_starts_ends_it(house: House) -> None:
         ).id
     encoding_id = house.ask(auditor)
     with lab.sessions.begin() as session:
+        asked = audits.Asked(house.request, audits.Protocol(views=2, seed=0, matrix_size=4))
+        audit_job = audits.create(session, auditor, asked).job_id
+    with lab.sessions.begin() as session:
         delegations.withdraw(session, owner, delegation)
     row = house.done(encoding_id)
-    assert (row.job.state, row.outputs_key) == ("failed", None)
-    assert "not delegated" in str(row.job.reason)
+    lab.runner.run(audit_job)
+    assert row.outputs_key is None
+    for job in (row.job, lab.job(audit_job)):
+        assert job.state == "failed"
+        assert "not delegated" in str(job.reason)
 
 
 class TestOwnViews:
