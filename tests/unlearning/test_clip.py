@@ -16,9 +16,11 @@ from torch import Tensor
 from expunge.formats.tensors import write_release
 from expunge.unlearning import catalog, checkpoints
 from expunge.unlearning import progress as progress_module
+from expunge.unlearning.audit import audit
 from expunge.unlearning.catalog import AlignmentCalibrationParams, EncoderSpec, OpenClip
 from expunge.unlearning.data.captions import tokenise
 from expunge.unlearning.data.image_set import ImageSet
+from expunge.unlearning.data.views import Views
 from expunge.unlearning.errors import CaptionError, NoNegativesError, SnapshotMismatch
 from expunge.unlearning.frameworks import CLIP, Contrast, build
 from expunge.unlearning.frameworks.clip import pair_terms
@@ -253,6 +255,27 @@ def test_a_checkpoint_keeps_everything_and_a_release_both_towers(
 @pytest.fixture
 def pairs(make_images: MakeImages) -> ImageSet:
     return captioned(make_images(12))
+
+
+def test_an_audit_holds_images_against_their_own_captions(
+    make_images: MakeImages, learner: CLIP
+) -> None:
+    """The mean over views and over a sample's captions of the cosine, one pair at a time."""
+    images = captioned(make_images(3, size=16))
+    report = audit(learner, learner, images, views=2, seed=4)
+    assert images.captions is not None
+    tokens = images.captions.tokens
+    make = Views(16, SPEC.mean, SPEC.std, seed=4)
+    with torch.no_grad():
+        texts = learner.text_features(tokens)
+        made = [learner.projections(make(images.images, images.ids, view)) for view in range(2)]
+    for i in range(3):
+        for j in range(3):
+            own = [2 * j, 2 * j + 1]
+            cosines = [dot(view[i], texts[text]) for view in made for text in own]
+            found = report.matrices["image_text"]["before"][i, j]
+            assert found == pytest.approx(sum(cosines) / 4, abs=1e-5)
+    assert set(audit(learner, learner, make_images(3, size=16), views=2).levels) == {"encoder"}
 
 
 def test_samples_without_captions_are_refused(
