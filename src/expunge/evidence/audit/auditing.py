@@ -53,7 +53,8 @@ def audit(
     test = power = quantiles = None
     if retained is not None:
         outcome, alike = _permuted(own, retained, draws, rng)
-        test = _test(outcome, n, len(retained), alike, draws)
+        compared = len(retained.levels["encoder"].chosen)
+        test = _test(outcome, n, compared, alike, draws)
         quantiles = null_quantiles(retained, n, rng)
         if control is not None:
             power = power_against_retrain(outcome, n, retrain_effect(retained, control))
