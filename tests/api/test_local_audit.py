@@ -1,7 +1,9 @@
 """An audit computed at home equals the service's, and notices what does not fit."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from typer.testing import CliRunner
 from expunge.client import Client
 from expunge.client.cli import build_app
 from expunge.client.problems import DoubtError, ProblemError
+from expunge.evidence.encoding import check
 from expunge.evidence.signing import PublicKey, Signer
+from expunge.formats.home_views import View, write_views
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Role
 
@@ -38,6 +42,8 @@ class Case:
     other: Client
     request: str
     key: PublicKey
+    dataset: str
+    auditor: str
 
 
 def client(user: User, url: str) -> Client:
@@ -53,7 +59,7 @@ def case(past: Past, cast: Cast, engine: Engine, settings: Settings, url: str) -
         done = removed(past, cast.party(Role.MODEL_OWNER), owner, mine, {others: kept})
         key = Signer.load(Path(settings.signing_key_file)).public_key
         with client(owner, url) as first, client(kept, url) as second:
-            yield Case(first, second, done.request, key)
+            yield Case(first, second, done.request, key, mine, cast.party(Role.AUDITOR).id)
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -124,26 +130,72 @@ def test_anybody_else_audits_nothing(case: Case) -> None:
     assert error.value.status == 404
 
 
+@pytest.fixture
+def command_line(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command as the owner and returns what it prints."""
+    secret = case.owner._transport._http.headers["authorization"].removeprefix("Bearer ")
+    monkeypatch.setenv("EXPUNGE_URL", case.owner.base_url)
+    monkeypatch.setenv("EXPUNGE_KEY", secret)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(build_app(), arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def test_delegations_are_given_listed_and_withdrawn(
+    case: Case, command_line: Callable[..., str]
+) -> None:
+    end = datetime.now(UTC) + timedelta(days=2)
+    given = case.owner.delegate(case.auditor, [case.dataset], end)
+    assert (given.expires_at, given.withdrawn_at) == (end, None)
+    made = json.loads(
+        command_line("delegations", "create", case.auditor, case.dataset, "--days", "3", "--json")
+    )
+    command_line("delegations", "withdraw", made["id"])
+    assert made["id"] in command_line("delegations", "list", "--json")
+    found = {each.id: each for each in case.owner.delegations()}
+    assert found[given.id].withdrawn_at is None
+    assert found[made["id"]].withdrawn_at is not None
+
+
+def test_views_made_at_home_are_sent_and_encoded(case: Case, tmp_path: Path) -> None:
+    whole = images("mine", 1, seed=1)[0]
+    views = [
+        (
+            View(f"a__{n}.png", f"{case.dataset}/{whole.key}", n, (0, 0, 16, 16), False, 0, 0),
+            whole.image,
+        )
+        for n in range(2)
+    ]
+    write_views(tmp_path / "views.tar", views)
+    made = case.owner.encode_views(case.request, tmp_path / "views.tar")
+    assert (made.state, made.seed, made.views) == ("succeeded", None, 2), made.reason
+    assert made.receipt is not None
+    found = check(made.receipt.statement, case.owner.encoding_outputs(made.id))
+    outputs = found.levels["encoder"].before.views
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert made.id in {each.id for each in case.owner.encodings()}
+
+
 def test_the_command_line_does_the_same(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, tmp_path: Path, command_line: Callable[..., str]
 ) -> None:
     pem = tmp_path / "service.pem"
     pem.write_text(case.key.pem)
     out = tmp_path / "out"
-    monkeypatch.setenv("EXPUNGE_URL", case.owner.base_url)
-    key = case.owner._transport._http.headers["authorization"].removeprefix("Bearer ")
-    monkeypatch.setenv("EXPUNGE_KEY", key)
-    command = ["audit", case.request, "--local", "--views", "2", "--signing-key", str(pem)]
-    result = CliRunner().invoke(build_app(), [*command, "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    assert "encoder" in result.output
-    assert case.key.id[:12] in result.output
+    asked = ["audit", case.request, "--local", "--views", "2", "--signing-key", str(pem)]
+    output = command_line(*asked, "--out", str(out))
+    assert "encoder" in output
+    assert case.key.id[:12] in output
     assert {path.name for path in out.iterdir()} == {
         "outputs.npz",
         "receipt.json",
         "encoder.png",
         "projector.png",
     }
-    encode = ["encode", case.request, "--out", str(tmp_path / "again"), "--views", "2", "--json"]
-    assert CliRunner().invoke(build_app(), encode).exit_code == 0
-    assert (tmp_path / "again" / "outputs.npz").read_bytes() == (out / "outputs.npz").read_bytes()
+    again = tmp_path / "again"
+    command_line("encode", case.request, "--out", str(again), "--views", "2", "--json")
+    assert (again / "outputs.npz").read_bytes() == (out / "outputs.npz").read_bytes()

@@ -1,6 +1,7 @@
 """A spot check agrees with honest outputs, and with no others."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image
+from typer.testing import CliRunner
 
+from expunge.cli import app
 from expunge.evidence.audit import Level, Outputs
 from expunge.evidence.encoding import BadEncoding, Encoded, Inputs, Weights, pack, statement
 from expunge.formats.digests import sha256_file
@@ -160,3 +164,26 @@ def test_views_made_at_home_are_needed_again(answer: Callable[..., Answer]) -> N
     with pytest.raises(BadEncoding, match="made at home"):
         honest.check(honest.before)
     assert honest.check(honest.after, own_views=honest.views).agrees
+
+
+def test_the_command_compares_files_and_asks_no_service(
+    answer: Callable[..., Answer], tmp_path: Path
+) -> None:
+    def run(given: Answer) -> Result:
+        (tmp_path / "outputs.npz").write_bytes(pack(given.encoded))
+        receipt = {"statement": given.statement, "envelope": None}
+        (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+        files = ["--checkpoint", str(given.before), "--shards", str(given.shard)]
+        return CliRunner().invoke(app, ["spot-check", str(tmp_path), *files])
+
+    honest, lie = run(answer()), run(answer(claimed=5))
+    assert (honest.exit_code, lie.exit_code) == (0, 1)
+    assert "are those of this checkpoint" in " ".join(honest.output.split())
+    assert "not those of this checkpoint" in " ".join(lie.output.split())
+    (tmp_path / "outputs.npz").write_bytes(b"x")
+    changed = CliRunner().invoke(
+        app,
+        ["spot-check", str(tmp_path), "--checkpoint", str(tmp_path), "--shards", str(tmp_path)],
+    )
+    assert changed.exit_code == 1
+    assert "SHA-256" in changed.output
