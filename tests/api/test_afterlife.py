@@ -53,8 +53,7 @@ class Case:
         destruction.finish_all(self.past.sessions, self.past.store)
 
 
-@pytest.fixture
-def case(past: Past, data_owner: User, model_owner: User) -> Case:
+def in_force(past: Past, data_owner: User, model_owner: User) -> Case:
     data = [past.granted(data_owner, model_owner) for _ in range(2)]
     model = model_owner.model()
     base = past.trained(model_owner, model, [past.sealed(model_owner), *data])
@@ -64,6 +63,18 @@ def case(past: Past, data_owner: User, model_owner: User) -> Case:
     case = Case(past, data_owner, model_owner, model, data, base, request)
     case.end_work()
     return case
+
+
+@pytest.fixture
+def case(past: Past, data_owner: User, model_owner: User) -> Case:
+    """One to change."""
+    return in_force(past, data_owner, model_owner)
+
+
+@pytest.fixture(scope="module")
+def kept(past: Past, data_owner: User, model_owner: User) -> Case:
+    """One to look at."""
+    return in_force(past, data_owner, model_owner)
 
 
 def some(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
@@ -78,29 +89,29 @@ class TestResidue:
     """What still exists."""
 
     def test_its_owner_and_the_models_read_it_nobody_else(
-        self, case: Case, other_owner: User, other_model_owner: User, cast: Cast
+        self, kept: Case, other_owner: User, other_model_owner: User, cast: Cast
     ) -> None:
-        for reader in (case.owner, case.model_owner):
-            [base] = some(case.residue(reader), "checkpoint")
-            assert (base["id"], base["state"]) == (case.base, "kept")
+        for reader in (kept.owner, kept.model_owner):
+            [base] = some(kept.residue(reader), "checkpoint")
+            assert (base["id"], base["state"]) == (kept.base, "kept")
             assert base["digest"].startswith("sha256:")
             assert base["until"] is not None
-            assert some(case.residue(reader), "raw-samples")[0]["id"] == case.data[0]
+            assert some(kept.residue(reader), "raw-samples")[0]["id"] == kept.data[0]
         for stranger in (other_owner, other_model_owner, cast.party(Role.AUDITOR)):
-            answer = stranger.get(f"/requests/{case.request}/residue")
+            answer = stranger.get(f"/requests/{kept.request}/residue")
             problem_of(answer, 404, "not-found")
 
-    def test_an_auditor_reads_of_what_is_delegated(self, case: Case, cast: Cast) -> None:
+    def test_an_auditor_reads_of_what_is_delegated(self, kept: Case, cast: Cast) -> None:
         auditor = cast.party(Role.AUDITOR)
         body = {
             "auditor_id": auditor.id,
-            "dataset_ids": case.data[:1],
+            "dataset_ids": kept.data[:1],
             "expires_at": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
         }
-        delegation = case.owner.post("/delegations", body).json()["id"]
-        assert [each["id"] for each in some(case.residue(auditor), "raw-samples")] == case.data[:1]
-        case.owner.http.delete(f"/delegations/{delegation}")
-        problem_of(auditor.get(f"/requests/{case.request}/residue"), 404, "not-found")
+        delegation = kept.owner.post("/delegations", body).json()["id"]
+        assert [each["id"] for each in some(kept.residue(auditor), "raw-samples")] == kept.data[:1]
+        kept.owner.http.delete(f"/delegations/{delegation}")
+        problem_of(auditor.get(f"/requests/{kept.request}/residue"), 404, "not-found")
 
 
 class TestDestroyed:
@@ -141,10 +152,10 @@ class TestDestroyed:
 class TestDeletion:
     """An owner deletes a data set."""
 
-    def test_what_a_model_holds_is_refused_with_what_to_do(self, case: Case) -> None:
-        problem = problem_of(delete(case.owner, case.data[1]), 409, "dataset-in-use")
+    def test_what_a_model_holds_is_refused_with_what_to_do(self, kept: Case) -> None:
+        problem = problem_of(delete(kept.owner, kept.data[1]), 409, "dataset-in-use")
         [held] = problem["held_by"]
-        assert (held["what"], held["id"]) == ("model", case.model)
+        assert (held["what"], held["id"]) == ("model", kept.model)
         assert "ask it to forget first" in problem["detail"]
 
     def test_what_was_forgotten_goes_and_stays_as_a_row(self, case: Case) -> None:
@@ -174,26 +185,26 @@ class TestDeletion:
             problem_of(answer, 409, "dataset-deleted")
         problem_of(case.model_owner.get(f"/datasets/{gone}"), 404, "not-found")
 
-    def test_somebody_elses_does_not_exist(self, case: Case, other_owner: User) -> None:
-        for stranger in (other_owner, case.model_owner):
-            problem_of(delete(stranger, case.data[0]), 404, "not-found")
+    def test_somebody_elses_does_not_exist(self, kept: Case, other_owner: User) -> None:
+        for stranger in (other_owner, kept.model_owner):
+            problem_of(delete(stranger, kept.data[0]), 404, "not-found")
 
     def test_while_the_store_is_away_it_is_being_deleted(
-        self, case: Case, past: Past, settings: Settings
+        self, kept: Case, past: Past, settings: Settings
     ) -> None:
-        dataset = case.owner.open_dataset()
+        dataset = kept.owner.open_dataset()
         key = past.weights().object_key
         with past.sessions.begin() as session:
             destruction.doom(session, dataset, [key])
         objects = Path(settings.object_store.removeprefix("file://"))
         objects.rename(objects.with_name("elsewhere"))
         try:
-            answer = delete(case.owner, dataset)
+            answer = delete(kept.owner, dataset)
         finally:
             objects.with_name("elsewhere").rename(objects)
         assert (answer.status_code, answer.json()["state"]) == (202, "deleting")
-        case.sweep()
-        assert case.owner.get(f"/datasets/{dataset}").json()["state"] == "deleted"
+        kept.sweep()
+        assert kept.owner.get(f"/datasets/{dataset}").json()["state"] == "deleted"
 
 
 class TestCommands:
@@ -209,16 +220,16 @@ class TestCommands:
         return run
 
     def test_an_owner_reads_what_is_left_and_until_when(
-        self, case: Case, run: Callable[..., Result]
+        self, kept: Case, run: Callable[..., Result]
     ) -> None:
-        [base] = some(case.residue(case.owner), "checkpoint")
-        shown = run(case.owner, "requests", "residue", case.request)
+        [base] = some(kept.residue(kept.owner), "checkpoint")
+        shown = run(kept.owner, "requests", "residue", kept.request)
         assert shown.exit_code == 0, shown.output
-        for part in (case.base, base["until"][:10], "its owner deletes it", "object store"):
+        for part in (kept.base, base["until"][:10], "its owner deletes it", "object store"):
             assert part in shown.stdout
-        listed = run(case.owner, "requests", "residue", case.request, "--json")
+        listed = run(kept.owner, "requests", "residue", kept.request, "--json")
         assert [each["what"] for each in json.loads(listed.stdout)] == [
-            each["what"] for each in case.residue(case.owner)
+            each["what"] for each in kept.residue(kept.owner)
         ]
 
     def test_a_data_set_is_deleted_once_the_question_is_answered(
@@ -230,7 +241,7 @@ class TestCommands:
         deleted = run(data_owner, "datasets", "delete", dataset, "--yes", "--json")
         assert json.loads(deleted.stdout)["state"] == "deleted"
 
-    def test_a_refusal_says_what_to_do(self, case: Case, run: Callable[..., Result]) -> None:
-        refused = run(case.owner, "datasets", "delete", case.data[1], "--yes")
+    def test_a_refusal_says_what_to_do(self, kept: Case, run: Callable[..., Result]) -> None:
+        refused = run(kept.owner, "datasets", "delete", kept.data[1], "--yes")
         assert refused.exit_code == 1
         assert "ask it to forget first" in " ".join(refused.output.split())

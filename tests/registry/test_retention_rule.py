@@ -220,7 +220,7 @@ def rows(session_factory: Sessions) -> Sessions:
     return session_factory
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(world=worlds)
 def test_what_is_needed_is_never_due_and_all_else_is_when_its_time_is_over(
     rows: Sessions, world: World
