@@ -1,12 +1,15 @@
 """Alerts over HTTP: who reads them, who acknowledges them, and how a request shows them."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 from tests.api.conftest import Cast, Past, User, problem_of
+from typer.testing import CliRunner
 
+from expunge.client.cli import build_app
 from expunge.client.sdk import Client
 from expunge.evidence.audit.outputs import Outputs, Side
 from expunge.evidence.audit.relearning import relearning
@@ -146,3 +149,14 @@ def test_the_sdk_lists_and_acknowledges(scene: Scene, url: str) -> None:
         (alert,) = client.alerts()
         assert alert.request_id == scene.request
         assert client.acknowledge_alert(alert.id).acknowledged_at is not None
+
+
+def test_the_command_line_tells_what_came_back_and_takes_notice(scene: Scene, url: str) -> None:
+    secret = scene.model_owner.http.headers["Authorization"].removeprefix("Bearer ")
+    shell = CliRunner(env={"EXPUNGE_URL": url, "EXPUNGE_KEY": secret, "COLUMNS": "200"})
+    told = shell.invoke(build_app(), ["alerts", "list"])
+    assert told.exit_code == 0, told.output
+    assert scene.request in told.output
+    (alert,) = json.loads(shell.invoke(build_app(), ["alerts", "list", "--json"]).stdout)
+    taken = shell.invoke(build_app(), ["alerts", "acknowledge", alert["id"], "--json"])
+    assert json.loads(taken.stdout)["acknowledged_at"] is not None
