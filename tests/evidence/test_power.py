@@ -5,7 +5,7 @@ from tests.evidence.simulated import names, reference, simulated
 from expunge.evidence.audit import audit
 from expunge.evidence.audit.looks import Pool
 from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
-from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
+from expunge.evidence.audit.power import Effect, membership, power_against_retrain, retrain_effect
 
 KEPT = reference(200, np.random.default_rng(1000))
 LOST = 0.15
@@ -22,8 +22,9 @@ def outcome(n: int, seed: int, forgotten: float = 0.0) -> Outcome:
 def test_the_effect_of_a_retrain_is_how_much_better_kept_samples_are_aligned() -> None:
     effect = retrain_effect(KEPT, UNSEEN)["encoder"]
     kept, unseen = KEPT.levels["encoder"].after, UNSEEN.levels["encoder"].after
-    assert effect == pytest.approx(kept.aligned.mean() - unseen.aligned.mean())
-    assert effect > 0
+    assert effect.mean == pytest.approx(kept.aligned.mean() - unseen.aligned.mean())
+    assert effect.mean > 0
+    assert effect.std == pytest.approx(unseen.aligned.std())
 
 
 @pytest.mark.parametrize("n", [4, 12])
@@ -45,8 +46,16 @@ def test_so_many_samples_as_are_called_for_have_the_power() -> None:
     assert enough.power >= few.target - 0.05
 
 
+def test_an_effect_that_varies_from_sample_to_sample_is_found_less_often() -> None:
+    found = [
+        power_against_retrain(outcome(8, 0), 8, {"encoder": Effect(0.3, std)}).power
+        for std in (0.0, 0.3, 1.0)
+    ]
+    assert found[0] > found[1] > found[2]
+
+
 def test_where_a_retrain_moves_nothing_no_number_is_named() -> None:
-    none = power_against_retrain(outcome(8, 0), 8, {"encoder": -0.01})
+    none = power_against_retrain(outcome(8, 0), 8, {"encoder": Effect(-0.01, 0.0)})
     assert none.power < 0.02
     assert none.samples_needed is None
 
@@ -54,7 +63,7 @@ def test_where_a_retrain_moves_nothing_no_number_is_named() -> None:
 def test_where_no_draw_is_rare_enough_there_is_no_power() -> None:
     pool = Pool.of(simulated(1, np.random.default_rng(0)), KEPT.levels["encoder"])
     few = permute({"encoder": pool}, np.arange(50)[:, None])
-    assert power_against_retrain(few, 1, {"encoder": 1.0}).power == 0
+    assert power_against_retrain(few, 1, {"encoder": Effect(1.0, 0.0)}).power == 0
 
 
 def test_membership_is_told_by_self_alignment_after() -> None:
@@ -72,6 +81,6 @@ def test_a_report_has_the_power_and_the_membership_of_its_own_samples() -> None:
     report = audit(own, names(12), KEPT, UNSEEN)
     assert report.power is not None
     assert report.membership is not None
-    assert report.power.effect == retrain_effect(KEPT, UNSEEN)
+    assert report.power.effect == {"encoder": retrain_effect(KEPT, UNSEEN)["encoder"].mean}
     after = own["encoder"].after.aligned.mean() - UNSEEN.levels["encoder"].after.aligned.mean()
     assert report.membership.difference["encoder"] == pytest.approx(after)

@@ -2,6 +2,7 @@
 own samples still look trained on. Never decides."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +23,56 @@ Array = NDArray[np.float64]
 MAX_SAMPLES_NEEDED = 1_000_000
 
 
-def power_against_retrain(outcome: Outcome, n: int, effect: Mapping[Level, float]) -> Power:
+@dataclass(frozen=True)
+class Effect:
+    """What an exact retrain would add to one level's forgetting scores: mean and spread."""
+
+    mean: float
+    std: float
+
+
+def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effect]) -> Power:
     """Share of permutation draws found, were the effect added to their forgetting scores.
 
-    The draws stand for what n samples do by chance; for other n the effect counts sqrt(n) times as
-    much against them. Other looks are taken to gain nothing: the true power may be larger.
+    The draws stand for what n samples do by chance, widened where the effect varies more from
+    sample to sample; for other n it counts sqrt(n) times as much against them. Other looks are
+    taken to gain nothing: the true power may be larger.
     """
     spread = outcome.values.std(axis=0)
-    gain = [
-        effect[level] if look.name == "forgetting_score" else 0.0 for level, look in outcome.looks
-    ]
-    shift = np.divide(gain, spread, out=np.zeros(len(spread)), where=spread > 0)
+    shift, width = np.zeros(len(spread)), np.ones(len(spread))
+    for k, (level, look) in enumerate(outcome.looks):
+        if look.name == "forgetting_score" and spread[k] > 0:
+            shift[k] = effects[level].mean / spread[k]
+            width[k] = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
     largest, rank = np.unique(conspicuous(outcome.z), return_inverse=True)
     reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
     bar = largest[reached].min(initial=np.inf)
 
     def power(samples: int) -> float:
-        shifted = outcome.z[1:] + shift * np.sqrt(samples / n)
+        shifted = outcome.z[1:] * width + shift * np.sqrt(samples / n)
         return float(np.mean(conspicuous(shifted) >= bar))
 
     return Power(
-        effect=dict(effect),
+        effect={level: effect.mean for level, effect in effects.items()},
         power=power(n),
         target=TARGET_POWER,
         samples_needed=_fewest(power, n) if shift.max() > 0 else None,
     )
 
 
-def retrain_effect(retained: Reference, control: Reference) -> dict[Level, float]:
+def retrain_effect(retained: Reference, control: Reference) -> dict[Level, Effect]:
     """Per level: self-alignment after, mean of retained minus mean of control samples.
 
     After an exact retrain own samples are to the encoder what the control is, and before it they
-    were what the retained are: so much lower their self-alignment would be than that of these.
+    were what the retained are: so much lower their self-alignment would be than that of these. It
+    would vary from sample to sample as that of the control does.
     """
-    return {
-        level: float(outputs.after.aligned.mean() - control.levels[level].after.aligned.mean())
-        for level, outputs in retained.levels.items()
-    }
+    effects = {}
+    for level, outputs in retained.levels.items():
+        unseen = control.levels[level].after.aligned
+        mean = float(outputs.after.aligned.mean() - unseen.mean())
+        effects[level] = Effect(mean, float(unseen.std()))
+    return effects
 
 
 def membership(
