@@ -24,7 +24,7 @@ def test_the_effect_of_a_retrain_is_how_much_better_kept_samples_are_aligned() -
     kept, unseen = KEPT.levels["encoder"].after, UNSEEN.levels["encoder"].after
     assert effect.mean == pytest.approx(kept.aligned.mean() - unseen.aligned.mean())
     assert effect.mean > 0
-    assert effect.std == pytest.approx(unseen.aligned.std())
+    assert effect.std == pytest.approx(0.6 * unseen.aligned.std())
 
 
 @pytest.mark.parametrize("n", [4, 12])
