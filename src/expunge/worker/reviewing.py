@@ -111,8 +111,18 @@ class Reviewer:
         """None without a later head, without a control, or with too few samples."""
         if audited.since is None:
             return None
-        plan, encoders = audited.plan, self.encoders
-        pair = Pair(audited.since, plan.pair.after, plan.pair.views, plan.pair.seed)
+        try:
+            return self._compared(audited.since, audited.plan, finding, held)
+        except (JobFailed, ObjectMissing) as error:
+            # Its time may have come while the review ran; the audit itself is done.
+            logger.warning("no relearning test", audit_id=audited.audit_id, error=str(error))
+            return None
+
+    def _compared(
+        self, since: Checkpoint, plan: Plan, finding: Finding, held: Held
+    ) -> Relearning | None:
+        encoders = self.encoders
+        pair = Pair(since, plan.pair.after, plan.pair.views, plan.pair.seed)
         control = encoders.control(pair, held)
         if control is None:
             return None
