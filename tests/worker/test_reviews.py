@@ -17,7 +17,7 @@ from expunge.formats.digests import sha256_file
 from expunge.formats.shards import Sample, make_sample
 from expunge.registry import audits, checkpoints, datasets, jobs, models, reviews
 from expunge.registry.checkpoints import StoredWeights
-from expunge.registry.tables import Alert, Audit, Job, LogRow, Party, Shard
+from expunge.registry.tables import Alert, Audit, Checkpoint, Job, LogRow, Party, Shard
 from expunge.unlearning import checkpoints as files
 from expunge.unlearning.data.image_set import ImageSet, decode_images, sample_id
 from expunge.unlearning.data.views import Views
@@ -293,6 +293,18 @@ def test_samples_that_cannot_be_read_leave_their_request_out_and_no_other(
     assert made[history.first].reason == "a stored object is damaged or missing"
     assert job.metrics is not None
     assert (job.metrics["audits"], job.metrics["given_up"]) == (1, 1)
+
+
+def test_without_the_head_that_forgot_there_is_an_audit_but_no_test_for_relearning(
+    history: History,
+) -> None:
+    history.new_head(moved(history.learner, 2))
+    with history.lab.sessions() as session:
+        result = session.get_one(Checkpoint, history.lab.job_of(history.first).result_checkpoint_id)
+        history.lab.store.delete(result.object_key)
+    metrics = history.review().metrics
+    assert metrics is not None
+    assert (metrics["audits"], metrics["given_up"], metrics["relearning_tests"]) == (2, 0, 0)
 
 
 def test_what_crashed_the_last_attempt_comes_last_in_the_next(history: History) -> None:
