@@ -37,7 +37,7 @@ up: install ## run the whole service on this machine
 	@$(BIN)/expunge up
 
 test: install ## run all tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 soak: install ## kill processes a hundred times and check what was promised (a quarter of an hour)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/soak.py --name $(SOAK_NAME) $(SOAK)
