@@ -41,6 +41,9 @@ def work(settings: Settings, role: str) -> None:
     # Somebody waits for an audit: its worker hears of it at once, not by way of dispatcher and Redis.
     listener = Listener(engine, WAKE_CHANNEL, lambda _: runner.wake())
     if role == "interactive":
+        from expunge.worker.encoders import leave_cores_to_training  # noqa: PLC0415 - brings torch
+
+        leave_cores_to_training()
         _ = runner.auditor
         listener.start()
     app = make_celery(settings)
