@@ -44,6 +44,7 @@ def test_members_are_sorted_and_nothing_is_padded() -> None:
         (1e22, "too large"),
         ("\0", "NUL"),
         ("\ud800", "UTF-8"),
+        ({"\ud800": 1}, "surrogates"),
         ({1: 2}, "not text"),
         ({"a": [{"b": object()}]}, "canonical"),
         ({"a\0": 1}, "NUL"),

@@ -22,7 +22,8 @@ def canonical(value: Any) -> bytes:
     try:
         _check(value)
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    # A key with half a surrogate pair is not wrapped by the library.
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise NotCanonical(f"no canonical JSON: {error}") from error
 
 
