@@ -170,6 +170,24 @@ def test_going_back_before_destruction_leaves_what_is_gone_invalid(empty: Engine
     assert is_current(empty)
 
 
+PAPERS = """
+INSERT INTO parties (id, name, role) VALUES ('o', 'o', 'data_owner');
+INSERT INTO idempotency_keys VALUES
+    ('o', 'for a certificate', '', 'crt_1'), ('o', 'for a delegation', '', 'dlg_1'),
+    ('o', 'for a data set', '', 'dst_1'), ('o', 'for an encoding', '', 'enc_1');
+"""
+
+
+def test_going_back_before_the_record_forgets_calls_that_made_papers(empty: Engine) -> None:
+    migrate(url_of(empty))
+    with empty.begin() as connection:
+        connection.exec_driver_sql(PAPERS)
+    command.downgrade(configuration(url_of(empty)), "0003")
+    with empty.connect() as connection:
+        keys = connection.execute(text("SELECT key FROM idempotency_keys")).scalars().all()
+    assert keys == ["for a data set"]
+
+
 def test_an_empty_database_is_not_current(empty: Engine) -> None:
     assert not is_current(empty)
 

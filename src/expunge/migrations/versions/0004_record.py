@@ -24,6 +24,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Undo the change; the rows of the log stay, their seals go."""
     op.drop_table("certificates")
+    op.execute("DELETE FROM idempotency_keys WHERE resource_id LIKE 'crt\\_%'")
     op.execute("DROP FUNCTION refuse_certificate_change()")
     op.drop_table("signing_keys")
     _unchain_the_log()

@@ -105,7 +105,7 @@ def downgrade() -> None:
     op.drop_table("delegations")
     op.execute(
         """
-        DELETE FROM idempotency_keys WHERE resource_id LIKE 'enc\\_%' OR resource_id LIKE 'del\\_%'
+        DELETE FROM idempotency_keys WHERE resource_id LIKE 'enc\\_%' OR resource_id LIKE 'dlg\\_%'
         """
     )
     op.execute("DELETE FROM jobs WHERE kind = 'encode'")
