@@ -264,6 +264,7 @@ def test_a_head_that_was_never_made_is_not_found(story: Story) -> None:
     [
         ("/log", {"cursor": "!"}),
         ("/log", {"cursor": "YQ"}),
+        ("/log", {"subject": "\0"}),
         ("/log", {"size": 0}),
         ("/log", {"size": 2**63}),
         ("/log/head", {"size": 0}),

@@ -32,7 +32,11 @@ def list_log_rows(
     page: Paging,
     subject: Annotated[
         str | None,
-        Query(max_length=MAX_SUBJECT_CHARS, description="Only rows about this id."),
+        Query(
+            max_length=MAX_SUBJECT_CHARS,
+            pattern=r"^[\x21-\x7e]+$",
+            description="Only rows about this id.",
+        ),
     ] = None,
     size: Annotated[
         int | None,
