@@ -22,6 +22,7 @@ from expunge.unlearning import checkpoints as files
 from expunge.unlearning.data.image_set import ImageSet, decode_images, sample_id
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner, build
+from expunge.worker import encoders
 from expunge.worker.leases import kept_alive
 from expunge.worker.reviewing import Reviewer
 
@@ -98,11 +99,11 @@ class History:
     def weights(self, learner: Learner) -> StoredWeights:
         return stored(self.lab, learner)
 
-    def new_head(self, learner: Learner) -> str:
-        """An upload that comes into force; returns its id."""
-        owner, model, own = self.world.model_owner, self.world.model, self.world.own
+    def new_head(self, learner: Learner, *more: str) -> str:
+        """An upload, trained on the model owner's data, that comes into force; returns its id."""
+        owner, model, held = self.world.model_owner, self.world.model, [self.world.own, *more]
         with self.lab.sessions.begin() as session:
-            row = checkpoints.add_upload(session, owner, model, [own], self.weights(learner))
+            row = checkpoints.add_upload(session, owner, model, held, self.weights(learner))
             row_id = row.id
             verifying = session.scalars(select(Job).where(Job.checkpoint_id == row_id)).one().id
         lease = self.lab.claim(verifying)
@@ -273,6 +274,41 @@ def test_an_audit_that_somebody_asks_for_does_not_wait_for_the_review(history: H
     settled = [row.settled_at for row in history.audits(job.id).values() if row.settled_at]
     assert ended.finished_at is not None
     assert ended.finished_at < min(settled)
+
+
+def test_own_samples_are_held_against_none_that_only_the_later_head_was_trained_on(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "MIN_REFERENCE", 1)
+    world, lab = history.world, history.lab
+    more = lab.sealed(world.model_owner, "more", images("more", 12, 9))
+    head = history.new_head(moved(history.learner, 2), more)
+    with lab.sessions() as session:
+        base = lab.job_of(history.first).base_checkpoint_id
+        before, after = (session.get_one(Checkpoint, each) for each in (base, head))
+    with kept_alive(lab.context, lab.claim(history.queued()[-1])) as held:
+        pair = encoders.Pair(before, after, views=2, seed=0)
+        found = lab.runner.runner.encoders.retained(pair, world.first_owner.id, held)
+    assert found is not None
+    assert len(found) == 40, "of the model owner's first data set alone"
+
+
+def test_without_the_encoder_that_held_them_nothing_is_said_about_forgetting(
+    history: History,
+) -> None:
+    """Of samples that were forgotten before, that nothing more was forgotten would alarm their owner."""
+    history.review()
+    history.new_head(moved(history.learner, 2))
+    with history.lab.sessions.begin() as session:
+        base = Checkpoint.id == history.lab.job_of(history.first).base_checkpoint_id
+        session.execute(update(Checkpoint).where(base).values(state="destroyed"))
+    job = history.review()
+    report = history.audits(job.id)[history.first].report
+    assert report is not None
+    assert report["verdict"]["code"] == "no_reference"
+    assert "had already forgotten" in report["verdict"]["sentence"]
+    assert job.metrics is not None
+    assert job.metrics["relearning_tests"] == 2
 
 
 def ask(history: History, owner: Party, request_id: str) -> str:

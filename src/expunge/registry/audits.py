@@ -14,7 +14,15 @@ from expunge.registry.errors import Conflict, Invalid
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import RequestState
 from expunge.registry.subsets import Draw, Indexes, Subset, require_known
-from expunge.registry.tables import Audit, Dataset, Job, JobKind, Party, Request
+from expunge.registry.tables import (
+    Audit,
+    CheckpointDataset,
+    Dataset,
+    Job,
+    JobKind,
+    Party,
+    Request,
+)
 
 BUNDLE = "bundle"
 """Member of `Audit.objects`."""
@@ -185,6 +193,21 @@ def compared(request: Request) -> tuple[str, str]:
             "before and after to compare.",
         )
     return job.base_checkpoint_id, job.result_checkpoint_id
+
+
+def held_before(session: Session, audit: Audit) -> bool:
+    """Whether the audit's before was trained on all of its data sets, and had forgotten none of them.
+
+    It is otherwise where a base was destroyed, or where some of what a request was about had been
+    forgotten, or trained without, before it was carried out.
+    """
+    wanted = set(audit.asked["dataset_ids"])
+    held = select(CheckpointDataset.dataset_id).where(
+        CheckpointDataset.checkpoint_id == audit.before_checkpoint_id,
+        CheckpointDataset.dataset_id.in_(wanted),
+        ~CheckpointDataset.forgotten,
+    )
+    return set(session.scalars(held)) == wanted
 
 
 def record(session: Session, lease: jobs.Lease, report: dict[str, Any], bundle_key: str) -> None:

@@ -35,6 +35,8 @@ class Plan:
     owner_id: str
     """Whose samples they are: none of this party's is among those that they are held against."""
     matrix_size: int
+    held_before: bool
+    """Whether the encoder before was trained on all of them and had not forgotten them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Auditor:
             encoders.control(pair, held),
             seed=pair.seed,
             matrix_size=plan.matrix_size,
+            held_before=plan.held_before,
         )
         bundle = self._bundle(plan, report, chosen, held)
         return Finding(report.to_dict() | {"protocol": _protocol(plan, chosen)}, bundle, own)
@@ -151,4 +154,5 @@ def _asked(context: Context, lease: Lease) -> Plan:
             ).all(),
             owner_id=row.owner_id,
             matrix_size=asked["matrix_size"],
+            held_before=audits.held_before(session, row),
         )

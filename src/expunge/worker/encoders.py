@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from sqlalchemy import select
+from sqlalchemy import intersect, select
 from torch import Tensor
 
 from expunge.evidence.audit import MIN_REFERENCE, Level, Outputs, Reference, Side
@@ -132,15 +132,20 @@ class Encoders:
         )
 
     def retained(self, pair: Pair, owner_id: str, held: Held) -> Reference | None:
-        """A fixed draw of samples that the model kept, none of them this owner's; None if there are too few.
+        """A fixed draw of samples that both encoders hold, none of them this owner's; None if there are too few.
 
         Raises:
             As `outputs`.
         """
 
-        kept = select(CheckpointDataset.dataset_id).where(
-            CheckpointDataset.checkpoint_id == pair.after.id, ~CheckpointDataset.forgotten
+        # A later head may have been trained on more: to those samples the encoder before is blind.
+        before, after = (
+            select(CheckpointDataset.dataset_id).where(
+                CheckpointDataset.checkpoint_id == side.id, ~CheckpointDataset.forgotten
+            )
+            for side in (pair.before, pair.after)
         )
+        kept = intersect(before, after)
 
         def without() -> tuple[str, ...]:
             with self._context.sessions() as session:

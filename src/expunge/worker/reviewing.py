@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import select
 
 from expunge.evidence.audit.relearning import ALPHA, Relearning, expected_false_alarms, relearning
-from expunge.registry import orphans, reviews
+from expunge.registry import audits, orphans, reviews
 from expunge.registry.jobs import Lease
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.subsets import Subset
@@ -177,6 +177,7 @@ def _read(context: Context, audit_id: str) -> _Audited:
                 datasets=session.scalars(datasets).all(),
                 owner_id=row.owner_id,
                 matrix_size=asked["matrix_size"],
+                held_before=audits.held_before(session, row),
             ),
             None if since is None else session.get_one(Checkpoint, since),
         )

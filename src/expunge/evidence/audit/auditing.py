@@ -16,7 +16,13 @@ from expunge.evidence.audit.placing import null_quantiles
 from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
 from expunge.evidence.audit.report import AuditReport, Draws, LevelReport, LookResult, Test
 from expunge.evidence.audit.strata import matched_draws, strata
-from expunge.evidence.audit.verdict import ALPHA, HYPOTHESIS, MIN_REFERENCE, verdict
+from expunge.evidence.audit.verdict import (
+    ALPHA,
+    HYPOTHESIS,
+    MIN_REFERENCE,
+    too_late,
+    verdict,
+)
 
 CONFIDENCE = 0.95
 
@@ -31,13 +37,16 @@ def audit(
     matrix_size: int = 64,
     confidence: float = CONFIDENCE,
     draws: Draws = "matched",
+    held_before: bool = True,
 ) -> AuditReport:
     """Hold N own samples against samples that the model kept, and others that it never saw.
 
     own: outputs per level, all of the same samples; keys: their N names; retained: samples that both
     models were trained on, none of them the owner's; control: samples that neither was trained on.
     All under the same number of views and the same levels; draws: of the test, from samples of the
-    own samples' kind (`strata`), or `plain` from all. Equal input gives equal numbers.
+    own samples' kind (`strata`), or `plain` from all; held_before: whether the encoder before was
+    trained on the own samples and had not forgotten them; else there is no test. Equal input gives
+    equal numbers.
 
     Per level: forgetting score (eq. 2) and negative alignment with bootstrap intervals
     (`Resamples`); over all levels a permutation test of own among retained samples (`permute`), its
@@ -46,7 +55,7 @@ def audit(
     """
     first = next(iter(own.values()))
     _check(own, keys, [each for each in (retained, control) if each is not None])
-    if retained is not None and len(retained) < MIN_REFERENCE:
+    if retained is not None and (not held_before or len(retained) < MIN_REFERENCE):
         retained = None
     rng = np.random.default_rng([seed, 2])
     n = len(first.chosen)
@@ -74,7 +83,7 @@ def audit(
         views=first.views,
         seed=seed,
         confidence=confidence,
-        verdict=verdict(largest, len(first), test, power),
+        verdict=verdict(largest, len(first), test, power) if held_before else too_late(len(first)),
         test=test,
         power=power,
         membership=None if control is None else membership(own, control, rng),

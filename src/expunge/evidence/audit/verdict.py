@@ -20,7 +20,7 @@ HYPOTHESIS = "The model was not made to forget these samples in particular."
 
 def verdict(largest_change: float, n: int, test: Test | None, power: Power | None) -> Verdict:
     """From the largest change of any own output, the test, and its power against a retrain."""
-    images = f"your {n} images" if n > 1 else "your image"
+    images = _images(n)
     if largest_change <= UNCHANGED_WITHIN:
         return Verdict(
             "unchanged",
@@ -51,6 +51,19 @@ def verdict(largest_change: float, n: int, test: Test | None, power: Power | Non
             "probability: it does not look as if yours were forgotten.",
         )
     return Verdict("not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(test, power)}")
+
+
+def too_late(n: int) -> Verdict:
+    """Where the encoder before had forgotten the samples already, or never held them."""
+    return Verdict(
+        "no_reference",
+        f"No verdict: the model before had already forgotten {_images(n)}, or was not trained on "
+        "them. What changed since does not say how they were forgotten.",
+    )
+
+
+def _images(n: int) -> str:
+    return f"your {n} images" if n > 1 else "your image"
 
 
 def _shortfall(test: Test, power: Power | None) -> str:
