@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from tests.registry.archive import LateStore
 from tests.registry.conftest import House, Scene, weights
@@ -23,6 +24,7 @@ from expunge.registry import (
     requests,
     residue,
     retention,
+    reviews,
 )
 from expunge.registry.database import Sessions
 from expunge.registry.errors import (
@@ -334,6 +336,43 @@ class TestFailure:
         monkeypatch.undo()
         destruction.finish_if_quick(estate.sessions, estate.store, estate.dataset)
         assert estate.row().state == "deleted"
+
+
+def review_under_new_head(estate: Estate) -> jobs.Lease:
+    """Claimed, of a head that was trained anew without the data after they were forgotten."""
+    estate.forgotten()
+    scene = estate.scene
+    estate.house.pretrained(scene.model_owner, scene.model, [scene.own])
+    with estate.sessions() as session:
+        waiting = select(Job.id).where(
+            Job.kind == JobKind.REVIEW, Job.state == "queued", Job.model_id == scene.model
+        )
+        job_id = session.scalars(waiting).one()
+    return estate.house.claim(job_id)
+
+
+def test_a_deletion_waits_for_a_review_that_chooses_what_to_audit(estate: Estate) -> None:
+    """Else small pictures of deleted samples would be stored after them."""
+    lease = review_under_new_head(estate)
+    with estate.sessions.begin() as session:
+        assert len(reviews.begin(session, lease, newest=10) or []) == 1
+        with estate.sessions() as other:
+            other.execute(text("SET LOCAL lock_timeout = '20ms'"))
+            with pytest.raises(OperationalError, match="lock timeout"):
+                deletion.start(other, estate.scene.first, estate.dataset)
+    assert [what for what, _ in estate.refusal()] == ["audit"]
+
+
+def test_a_reviews_audit_that_is_settled_holds_nothing_back(estate: Estate) -> None:
+    """The review goes on for requests of others: how long is not the owner's concern."""
+    lease = review_under_new_head(estate)
+    with estate.sessions.begin() as session:
+        audit_ids = reviews.begin(session, lease, newest=10)
+        assert audit_ids is not None
+        for each in audit_ids:
+            reviews.give_up(session, lease, each, "a test")
+    estate.start()
+    assert estate.row().state == "deleting"
 
 
 @pytest.mark.parametrize("deletion_first", [True, False])

@@ -112,7 +112,8 @@ def _holders(session: Session, dataset: Dataset) -> Iterator[Holder]:
         yield Holder(
             "job", None, "a job that uses it has not ended; withdrawn grants keep others away"
         )
-    for audit_id in session.scalars(_asked(Audit, dataset)):
+    # A review's audit is over before the review, which goes on for requests of others.
+    for audit_id in session.scalars(_asked(Audit, dataset).where(Audit.settled_at.is_(None))):
         yield Holder("audit", audit_id, f"audit {audit_id} has not ended")
     for encoding_id in session.scalars(_asked(Encoding, dataset)):
         yield Holder("encoding", encoding_id, f"encoding {encoding_id} has not ended")

@@ -12,7 +12,17 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from expunge.registry import alerts, audits, exposure, jobs, log, orphans, visibility, waiting
+from expunge.registry import (
+    alerts,
+    audits,
+    exposure,
+    jobs,
+    log,
+    orphans,
+    retention,
+    visibility,
+    waiting,
+)
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import CheckpointState, DatasetState, RequestState
 from expunge.registry.tables import (
@@ -146,8 +156,9 @@ def begin(session: Session, lease: jobs.Lease, *, newest: int) -> list[str] | No
 
 def _open_under_head(session: Session, job: Job, head_id: str, newest: int) -> None:
     requests = session.scalars(_affected(str(job.model_id), head_id).limit(newest)).all()
-    kept = _kept(session, {each for request in requests for each in request.dataset_ids})
+    # Locked until the audits are there, which from then on say that both are needed.
     ready = _ready_checkpoints(session, requests)
+    kept = _kept(session, {each for request in requests for each in request.dataset_ids})
     fixed = _fixed_protocols(session, requests)
     rows = []
     for request in requests:
@@ -168,25 +179,18 @@ def _open_under_head(session: Session, job: Job, head_id: str, newest: int) -> N
 
 
 def _kept(session: Session, dataset_ids: Collection[str]) -> set[str]:
-    """Those whose samples are still there."""
-    sealed = select(Dataset.id).where(
-        Dataset.id.in_(dataset_ids), Dataset.state == DatasetState.SEALED
-    )
-    return set(session.scalars(sealed))
+    """Those whose samples are still there; share-locked."""
+    rows = retention.locked(session, Dataset, dataset_ids)
+    return {row.id for row in rows if row.state == DatasetState.SEALED}
 
 
-def _ready_checkpoints(session: Session, requests: Sequence[Request]) -> set[str | None]:
-    """Ids of the requests' bases and results whose weights are still there."""
+def _ready_checkpoints(session: Session, requests: Sequence[Request]) -> set[str]:
+    """Ids of the requests' bases and results whose weights are still there; share-locked."""
     removals = {request.job_id for request in requests}
-    bases = select(Job.base_checkpoint_id).where(Job.id.in_(removals))
-    results = select(Job.result_checkpoint_id).where(Job.id.in_(removals))
-    return set(
-        session.scalars(
-            select(Checkpoint.id).where(
-                Checkpoint.id.in_(bases.union(results)), Checkpoint.state == CheckpointState.READY
-            )
-        )
-    )
+    pairs = select(Job.base_checkpoint_id, Job.result_checkpoint_id).where(Job.id.in_(removals))
+    ids = {each for pair in session.execute(pairs) for each in pair if each is not None}
+    rows = retention.locked(session, Checkpoint, ids)
+    return {row.id for row in rows if row.state == CheckpointState.READY}
 
 
 def _oldest_without(session: Session, request: Request, head_id: str) -> str | None:
