@@ -155,11 +155,16 @@ def test_every_head_continues_those_before_it(ledger: Ledger) -> None:
 
 
 def test_without_a_key_heads_are_counted_as_unsigned(ledger: Ledger) -> None:
-    ledger.write(1)
-    assert ledger.seal(signer=None) == 1
+    rewrite(ledger, None)
     assert ledger.head().envelope is None
     found = ledger.check(part=100)
     assert (found.broken, found.unsigned_heads) == (None, 1)
+
+
+def test_after_a_signed_head_none_is_made_unsigned(ledger: Ledger) -> None:
+    ledger.write(1)
+    assert ledger.seal(signer=None) == 0
+    assert ledger.seal() == 1
 
 
 @pytest.mark.parametrize("table", ["log", "log_leaves", "log_nodes", "tree_heads"])
@@ -232,6 +237,27 @@ class TestTampering:
         assert link == Link.ROW_UNACCOUNTED
         assert seq is not None
         assert seq > ledger.seq(29)
+
+    @pytest.mark.parametrize("position", [0, 6, 12, 29])
+    def test_a_row_whose_leaf_was_never_made(self, ledger: Ledger, position: int) -> None:
+        # Leaves in reverse: numbers and positions differ in order.
+        ledger.tamper("DELETE FROM log_leaves", "DELETE FROM log_nodes", "DELETE FROM tree_heads")
+        seqs = [seq for seq in self.numbers(ledger) if seq != self.numbers(ledger)[position]]
+        for start in (20, 10, 0):
+            for seq in seqs[start : start + 10]:
+                ledger.run("INSERT INTO log_unsealed VALUES (:seq)", seq=seq)
+            ledger.seal()
+        assert ledger.broken() == (Link.ROW_UNACCOUNTED, self.numbers(ledger)[position])
+
+    @staticmethod
+    def numbers(ledger: Ledger) -> list[int]:
+        with ledger.sessions() as session:
+            return [*session.scalars(select(LogRow.seq).order_by(LogRow.seq))]
+
+    @pytest.mark.parametrize("size", [22, 30])
+    def test_a_head_without_its_signature(self, ledger: Ledger, size: int) -> None:
+        ledger.tamper("UPDATE tree_heads SET envelope = NULL WHERE size = :size", size=size)
+        assert ledger.broken() == (Link.SIGNATURE_BROKEN, size)
 
     def test_a_cut_tail_of_leaves(self, ledger: Ledger) -> None:
         ledger.tamper(

@@ -42,7 +42,7 @@ class Link(StrEnum):
     HEAD_BROKEN = "head-broken"
     """A tree head is not that of the leaves before it."""
     SIGNATURE_BROKEN = "signature-broken"
-    """A tree head's signature does not match."""
+    """A tree head's signature does not match, or is missing though the head before has one."""
     HEAD_MISSING = "head-missing"
     """The newest leaves are under no tree head."""
     TAIL_CUT = "tail-cut"
@@ -78,6 +78,8 @@ class _Walk:
 
     chained: bytes
     frontier: Frontier
+    signed: bool
+    """Whether the head before is: then so are all that follow."""
     completed: list[tuple[Node, bytes]] = field(default_factory=list)
 
     def step(self, leaf: LogLeaf, row: LogRow | None) -> None:
@@ -106,6 +108,7 @@ def check(
         found.unsigned_heads = _check_part(session, keys, found)
         if found.end == size:
             _check_end(session, size)
+        _check_accounted(session, found)
     except Broken as broken:
         found.broken = broken
     return found
@@ -140,7 +143,13 @@ def _begin(session: Session, start: int) -> _Walk:
     if len(hashes) < len(peaks):
         raise Broken(Link.TREE_BROKEN, position=start - 1)
     chained = GENESIS if before is None else before.chain_hash
-    return _Walk(chained, Frontier(start, [hashes[each] for each in peaks]))
+    signed = session.scalar(
+        select(TreeHead.envelope.is_not(None))
+        .where(TreeHead.size <= start)
+        .order_by(TreeHead.size.desc())
+        .limit(1)
+    )
+    return _Walk(chained, Frontier(start, [hashes[each] for each in peaks]), bool(signed))
 
 
 def _leaves(session: Session, part: Checked) -> Iterator[tuple[LogLeaf, LogRow | None]]:
@@ -172,7 +181,10 @@ def _check_head(row: TreeHead, walk: _Walk, keys: Sequence[PublicKey]) -> None:
     if (head.root_hash, head.chain_hash) != (walk.frontier.root, walk.chained):
         raise Broken(Link.HEAD_BROKEN, size=row.size)
     if row.envelope is None:
+        if walk.signed:
+            raise Broken(Link.SIGNATURE_BROKEN, size=row.size, detail="it is not signed any more")
         return
+    walk.signed = True
     try:
         signed = opened(row.envelope, keys)
     except BadSignature as error:
@@ -188,10 +200,24 @@ def _check_end(session: Session, size: int) -> None:
         raise Broken(Link.TAIL_CUT, position=size, size=newest)
     if newest < size:
         raise Broken(Link.HEAD_MISSING, position=newest)
+
+
+def _check_accounted(session: Session, part: Checked) -> None:
+    """Rows whose numbers follow that of the last leaf before the part, up to that of its last leaf.
+
+    However numbers and positions differ in order, all parts together look at every number.
+    """
+    ends = (part.start - 1, part.end - 1)
+    known = select(LogLeaf.position, LogLeaf.seq).where(LogLeaf.position.in_(ends))
+    numbers = dict(session.execute(known).all())
     unaccounted = select(LogRow.seq).where(
         ~exists(select(LogLeaf.seq).where(LogLeaf.seq == LogRow.seq)),
         ~exists(select(UnsealedRow.seq).where(UnsealedRow.seq == LogRow.seq)),
     )
+    if part.start:
+        unaccounted = unaccounted.where(LogRow.seq > numbers[part.start - 1])
+    if part.end < part.size:
+        unaccounted = unaccounted.where(LogRow.seq <= numbers[part.end - 1])
     seq = session.scalar(unaccounted.limit(1))
     if seq is not None:
         raise Broken(Link.ROW_UNACCOUNTED, seq)

@@ -36,9 +36,13 @@ def is_due(session: Session) -> bool:
 def seal(session: Session, signer: Signer | None, *, limit: int = BATCH) -> int:
     """Seal up to `limit` rows under one new head, in the caller's transaction; how many there were.
 
-    0 as well while another process seals. Without a signer the head is stored unsigned.
+    0 as well while another process seals. Without a signer the head is stored unsigned, unless the
+    one before is signed: then nothing is sealed.
     """
     if not session.scalar(select(func.pg_try_advisory_xact_lock(LOCK))):
+        return 0
+    if signer is None and _is_signed(session):
+        # The first key was introduced after the caller looked for one.
         return 0
     hashed = _hashed(session, limit)
     if not hashed:
@@ -60,6 +64,11 @@ def seal(session: Session, signer: Signer | None, *, limit: int = BATCH) -> int:
     session.execute(delete(UnsealedRow).where(UnsealedRow.seq.in_([seq for seq, _ in hashed])))
     _store_head(session, frontier, chained, signer)
     return len(leaves)
+
+
+def _is_signed(session: Session) -> bool:
+    newest = select(TreeHead.envelope.is_not(None)).order_by(TreeHead.size.desc()).limit(1)
+    return bool(session.scalar(newest))
 
 
 def _hashed(session: Session, limit: int) -> list[tuple[int, bytes]]:
