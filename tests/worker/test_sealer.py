@@ -11,6 +11,7 @@ from expunge.registry import log, signing_keys
 from expunge.registry.database import Sessions
 from expunge.registry.record import checking, proofs
 from expunge.registry.settings import Settings
+from expunge.registry.signing_keys import NoSigningKey
 from expunge.registry.tables import TreeHead
 from expunge.worker.sealer import Sealer
 
@@ -52,6 +53,8 @@ def test_heads_are_signed_with_the_key_in_use_and_wait_for_it(
     second = Signer.create(tmp_path / "second.pem")
     with session_factory.begin() as session:
         signing_keys.rotate(session, first, second)
+    with session_factory() as session, pytest.raises(NoSigningKey, match="was given none"):
+        signing_keys.current(session, settings)
     for name in ("first.pem", "missing.pem"):
         assert Sealer(keyed(settings, tmp_path / name), session_factory).step() == 0
     assert Sealer(settings, session_factory).step() == 0, "a key is in use"

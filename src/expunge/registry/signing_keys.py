@@ -51,6 +51,19 @@ def required(session: Session, settings: Settings) -> Signer:
     return signer
 
 
+def current(session: Session, settings: Settings) -> Signer | None:
+    """The key to sign with now; None only where the service has never had one.
+
+    Raises:
+        NoSigningKey: as `required`; or the service has a key and this process was given none.
+    """
+    if settings.signing_key_file:
+        return required(session, settings)
+    if in_use(session) is not None:
+        raise NoSigningKey("The service has a signing key, but this process was given none.")
+    return None
+
+
 def admit(session: Session, signer: Signer) -> None:
     """Let only the key in use sign; the first that the service is started with becomes it.
 

@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy.orm import Session
 
-from expunge.evidence.signing import Signer
 from expunge.registry import signing_keys
 from expunge.registry.database import Sessions
 from expunge.registry.record import sealing
@@ -48,15 +46,8 @@ class Sealer:
             if not sealing.is_due(session):
                 return 0
             try:
-                signer = self._signer(session)
+                signer = signing_keys.current(session, self._settings)
             except NoSigningKey as error:
                 logger.warning("log waits for the key to be sealed", error=error.detail)
                 return 0
             return sealing.seal(session, signer)
-
-    def _signer(self, session: Session) -> Signer | None:
-        if self._settings.signing_key_file:
-            return signing_keys.required(session, self._settings)
-        if signing_keys.in_use(session) is not None:
-            raise NoSigningKey("The service has a signing key, but this process was given none.")
-        return None
