@@ -19,6 +19,7 @@ from expunge.client.cli import build_app
 from expunge.client.problems import DoubtError, ProblemError
 from expunge.evidence.encoding import check
 from expunge.evidence.signing import PublicKey, Signer
+from expunge.evidence.succession import KnownKey, Succession
 from expunge.formats.home_views import View, write_views
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Role
@@ -122,6 +123,42 @@ def test_outputs_that_are_not_those_of_the_receipt_are_noticed(
     monkeypatch.setattr(case.owner, "encoding_outputs", changed)
     with pytest.raises(DoubtError, match="SHA-256"):
         case.owner.audit_at_home(case.request, views=2)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"views": 3, "seed": 1},
+        {"views": 2, "seed": 2},
+        {"views": 2, "seed": 1, "draw": {"samples": 3, "seed": 0}},
+        {"views": 2, "seed": 1, "sample_keys": ["mine-000"]},
+    ],
+)
+def test_the_answer_to_another_question_is_noticed(
+    case: Case, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    other = case.owner.encode(case.request, views=2, seed=1)
+    monkeypatch.setattr(case.owner, "encode", lambda *_, **__: other)
+    with pytest.raises(DoubtError, match=r"for (another question|other samples)"):
+        case.owner.audit_at_home(case.request, keys=[case.key], **asked)
+
+
+def test_a_key_from_before_a_rotation_is_followed(
+    case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = Signer.create(tmp_path / "first.pem")
+    introduced = Succession.signed(first, case.key, datetime.now(UTC))
+    known = [
+        KnownKey(key_id=key.id, public_key=key.pem, since="", introduced_by=how)
+        for key, how in ((first.public_key, None), (case.key, introduced))
+    ]
+    monkeypatch.setattr(case.owner, "signing_keys", lambda: known)
+    asked: dict[str, Any] = {"views": 2, "keys": [first.public_key]}
+    assert case.owner.audit_at_home(case.request, **asked).signed_by == case.key.id
+    forged = known[1].model_copy(update={"introduced_by": None})
+    monkeypatch.setattr(case.owner, "signing_keys", lambda: [known[0], forged])
+    with pytest.raises(DoubtError, match="succession"):
+        case.owner.audit_at_home(case.request, **asked)
 
 
 def test_anybody_else_audits_nothing(case: Case) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from expunge.evidence import encoding
 from expunge.evidence.audit import Level, Outputs, audit
-from expunge.evidence.encoding import BadEncoding, Encoded, Inputs, Weights
+from expunge.evidence.encoding import OWN_VIEWS, BadEncoding, Encoded, Inputs, Weights
 
 VIEWS, SAMPLES, DIMS = 4, 6, 8
 
@@ -36,7 +36,9 @@ def statement(of: Encoded, data: bytes) -> dict[str, Any]:
         request_id="req_1",
         before=Weights("ckp_1", "sha256:1"),
         after=Weights("ckp_2", "sha256:2"),
-        inputs=Inputs("registered-samples", SAMPLES, "sha256:3"),
+        inputs=Inputs.registered(of.digests)
+        if of.seed is not None
+        else Inputs(OWN_VIEWS, SAMPLES, "sha256:3"),
         encoded=of,
         data=data,
         code_version="1",
@@ -75,7 +77,18 @@ def test_any_changed_byte_is_noticed() -> None:
             encoding.check(receipt, bytes(changed))
 
 
-@pytest.mark.parametrize("change", [{"type": "x"}, {"views": 5}, {"levels": ["encoder"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "x"},
+        {"views": 5},
+        {"levels": ["encoder"]},
+        {"seed": "8"},
+        {"seed": None},
+        {"inputs": {"kind": "registered-samples", "samples": SAMPLES, "digest": "sha256:3"}},
+        {"inputs": None},
+    ],
+)
 def test_a_receipt_that_says_something_else_is_refused(change: dict[str, Any]) -> None:
     wanted = encoded()
     data = encoding.pack(wanted)

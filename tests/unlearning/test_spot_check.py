@@ -92,7 +92,7 @@ def answer(tmp_path: Path) -> Callable[..., Answer]:
             request_id="req_1",
             before=Weights("ckp_1", f"sha256:{sha256_file(paths[0])}"),
             after=Weights("ckp_2", f"sha256:{sha256_file(paths[1])}"),
-            inputs=Inputs("registered-samples", 6, "sha256:0"),
+            inputs=Inputs.registered(encoded.digests),
             encoded=encoded,
             data=pack(encoded),
             code_version="test",

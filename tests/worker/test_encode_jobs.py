@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete
 from tests.worker.lab import ENCODER, Lab, World, images
 
 from expunge.evidence import encoding as evidence
@@ -22,9 +22,16 @@ from expunge.evidence.signing import Signer, verify
 from expunge.evidence.subset import subset_digest
 from expunge.formats.digests import sha256_file
 from expunge.formats.home_views import View, write_views
-from expunge.registry import audits, checkpoints, datasets, delegations, encodings
+from expunge.registry import (
+    audits,
+    checkpoints,
+    datasets,
+    delegations,
+    encodings,
+    signing_keys,
+)
 from expunge.registry.objects import read_bytes
-from expunge.registry.tables import Checkpoint, Encoding, Party, Role
+from expunge.registry.tables import Checkpoint, Encoding, Party, Role, SigningKey
 from expunge.unlearning.audit import outputs
 from expunge.unlearning.checkpoints import load, save
 from expunge.unlearning.data.image_set import load_shards
@@ -159,6 +166,8 @@ def test_equal_questions_have_equal_answers(house: House) -> None:
 
 def test_a_service_without_a_key_says_so(house: House) -> None:
     encoding_id = house.ask()
+    with house.lab.sessions.begin() as session:
+        session.execute(delete(SigningKey))
     with house.lab.sessions() as session:
         house.lab.runner.run(session.get_one(Encoding, encoding_id).job_id)
     with house.lab.sessions() as session:
@@ -166,6 +175,18 @@ def test_a_service_without_a_key_says_so(house: House) -> None:
     assert receipt is not None
     assert receipt["envelope"] is None
     assert receipt["statement"]["encoding_id"] == encoding_id
+
+
+def test_where_a_service_signs_no_process_without_the_key_answers(house: House) -> None:
+    encoding_id = house.ask()
+    with house.lab.sessions.begin() as session:
+        signing_keys.admit(session, Signer.load(house.key))
+    with house.lab.sessions() as session:
+        house.lab.runner.run(session.get_one(Encoding, encoding_id).job_id)
+    with house.lab.sessions() as session:
+        row = session.get_one(Encoding, encoding_id)
+        assert (row.job.state, row.receipt) == ("failed", None)
+        assert "given none" in str(row.job.reason)
 
 
 def test_a_delegation_withdrawn_before_it_starts_ends_it(house: House) -> None:

@@ -16,6 +16,7 @@ from expunge.evidence.audit import AuditReport, Level, NullQuantiles, audit, bou
 from expunge.evidence.encoding import PAYLOAD_TYPE, SIDES, BadEncoding, Encoded, check
 from expunge.evidence.pictures.bundle import Bundle
 from expunge.evidence.signing import BadSignature, PublicKey, signed_by, verify
+from expunge.evidence.succession import KnownKey, follow
 
 if TYPE_CHECKING:
     from expunge.client.sdk import Client
@@ -85,11 +86,12 @@ def audit_at_home(
     if encoding.state != "succeeded" or receipt is None:
         raise DoubtError(f"the encoding {encoding.state}: {encoding.reason}")
     _check_weights(receipt, client.request(request_id))
-    key_id = _signer(receipt, keys)
+    key_id = _signer(receipt, _followed(keys, client.signing_keys()) if keys else ())
     try:
         encoded = check(receipt.statement, client.encoding_outputs(encoding.id))
     except BadEncoding as error:
         raise DoubtError(str(error)) from error
+    _check_asked(receipt.statement, encoded, request_id, asked)
     report = audit(encoded.levels, encoded.keys, seed=seed, matrix_size=matrix_size)
     asked_of_service = client.audit(request_id, matrix_size=matrix_size, **asked)
     quantiles = _quantiles(asked_of_service)
@@ -103,6 +105,35 @@ def _check_weights(receipt: Receipt, request: RemovalRequest) -> None:
     said = [receipt.statement[side]["digest"] for side in SIDES]
     if result is None or said != [result.before_digest, result.digest]:
         raise DoubtError("the receipt names other weights than the request's result does")
+
+
+def _check_asked(
+    statement: Mapping[str, Any], encoded: Encoded, request_id: str, asked: Mapping[str, Any]
+) -> None:
+    """A receipt stays true for ever; it must not be that of an earlier question."""
+    said = (statement.get("request_id"), encoded.views, encoded.seed)
+    if said != (request_id, asked["views"], asked["seed"]):
+        raise DoubtError("the receipt is for another question: request, views or seed")
+    names, drawn, told = asked["sample_keys"], asked["draw"], set(encoded.keys)
+    more = drawn is not None and len(told) > drawn["samples"]
+    # Behind a data set's id or not: the service names samples so only where there are several.
+    wanted = [{name, name.partition("/")[2]} for name in names or ()]
+    other = names is not None and not told <= set().union(*wanted)
+    fewer = drawn is None and any(told.isdisjoint(each) for each in wanted)
+    if more or other or fewer:
+        raise DoubtError("the receipt is for other samples than were asked about")
+
+
+def _followed(keys: Sequence[PublicKey], known: Sequence[KnownKey]) -> list[PublicKey]:
+    """The keys, and those that each introduced to follow it."""
+    trusted = list(keys)
+    for key in keys:
+        if key.id in {each.key_id for each in known}:
+            try:
+                trusted += follow(key, known)
+            except BadSignature as error:
+                raise DoubtError(f"signing keys: {error}") from error
+    return trusted
 
 
 def _signer(receipt: Receipt, keys: Sequence[PublicKey]) -> str | None:

@@ -7,14 +7,15 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge.evidence.audit import Level, Outputs, Side
 from expunge.evidence.audit.alignment import caption_cosines, view_cosines
+from expunge.evidence.subset import subset_digest
 
 Floats = NDArray[np.float32]
 
@@ -23,6 +24,8 @@ PAYLOAD_TYPE = "application/vnd.expunge.encoding-receipt+json"
 TOLERANCE = 1e-3
 """Largest difference of an entry of an L2-normalised output between two machines' arithmetic."""
 SIDES = ("before", "after")
+REGISTERED: Final = "registered-samples"
+OWN_VIEWS: Final = "own-views"
 DIMS = 3
 
 
@@ -60,11 +63,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was encoded: `registered-samples` or `own-views`, and the digest of it."""
+    """What was encoded, and the digest of it: of the samples' images, or of the tar of own views."""
 
-    kind: str
+    kind: Literal["registered-samples", "own-views"]
     samples: int
     digest: str
+
+    @classmethod
+    def registered(cls, image_digests: Sequence[str]) -> Self:
+        """Registered images, by the hexadecimal SHA-256 of each."""
+        return cls(REGISTERED, len(image_digests), subset_digest(image_digests))
 
 
 def pack(encoded: Encoded) -> bytes:
@@ -158,9 +166,9 @@ def statement(
         "request_id": request_id,
         "before": {"checkpoint_id": before.checkpoint_id, "digest": before.digest},
         "after": {"checkpoint_id": after.checkpoint_id, "digest": after.digest},
-        "inputs": {"kind": inputs.kind, "samples": inputs.samples, "digest": inputs.digest},
+        "inputs": asdict(inputs),
         "views": encoded.views,
-        "seed": None if encoded.seed is None else str(encoded.seed),
+        "seed": _text(encoded.seed),
         "levels": sorted(encoded.levels),
         "outputs_sha256": hashlib.sha256(data).hexdigest(),
         "code_version": code_version,
@@ -172,7 +180,8 @@ def check(statement: Mapping[str, Any], data: bytes) -> Encoded:
     """The outputs of a file, if they are those that the statement is about.
 
     Raises:
-        BadEncoding: the statement is of another kind, or the file is not the one that it names.
+        BadEncoding: the statement is of another kind, the file is not the one that it names, or
+            holds other samples, views, seeds or levels than it says.
     """
     if statement.get("type") != STATEMENT_TYPE:
         raise BadEncoding(f"the receipt is no {STATEMENT_TYPE}")
@@ -181,7 +190,17 @@ def check(statement: Mapping[str, Any], data: bytes) -> Encoded:
     encoded = unpack(data)
     if encoded.views != statement.get("views") or sorted(encoded.levels) != statement.get("levels"):
         raise BadEncoding("the outputs have other views or levels than the receipt says")
+    if _text(encoded.seed) != statement.get("seed"):
+        raise BadEncoding("the outputs are of views of another seed than the receipt says")
+    if encoded.seed is not None and statement.get("inputs") != asdict(
+        Inputs.registered(encoded.digests)
+    ):
+        raise BadEncoding("the outputs are of other samples than the receipt says")
     return encoded
+
+
+def _text(seed: int | None) -> str | None:
+    return None if seed is None else str(seed)
 
 
 def largest_difference(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from sqlalchemy.orm import joinedload, lazyload
 from expunge.evidence import encoding as evidence
 from expunge.evidence.audit import Level, Outputs
 from expunge.evidence.canonical import canonical
-from expunge.evidence.encoding import PAYLOAD_TYPE, Encoded, Inputs, Weights
-from expunge.evidence.subset import subset_digest
+from expunge.evidence.encoding import OWN_VIEWS, PAYLOAD_TYPE, Encoded, Inputs, Weights
+from expunge.evidence.manifest import code
 from expunge.evidence.views import Bytes, agreement
 from expunge.formats.home_views import View, ViewError, index_views, read_views
 from expunge.registry import access, encodings, orphans, signing_keys
 from expunge.registry.jobs import Failure, Lease
 from expunge.registry.objects import fetch
+from expunge.registry.signing_keys import NoSigningKey
 from expunge.registry.subsets import Chosen, Subset
 from expunge.registry.tables import Checkpoint, Dataset, Encoding, Party
 from expunge.unlearning.audit import stream_outputs
@@ -64,7 +64,8 @@ class Encoder:
         """Encode what a claimed job asks for and record it.
 
         Raises:
-            JobFailed: the delegation has ended, what is needed was destroyed, or a view is refused.
+            JobFailed: the delegation has ended, what is needed was destroyed, a view is refused, or
+                the service signs and this process cannot.
             ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
         """
         plan = held.patiently(lambda: _asked(self._context, held.lease))
@@ -114,10 +115,11 @@ class Encoder:
             key = orphans.put_bytes(context.sessions, context.store, data, folder, lease=lease)
         statement = _statement(plan, encoded, data)
         with context.sessions.begin() as session:
-            envelope = None
-            if context.settings.signing_key_file:
-                signer = signing_keys.required(session, context.settings)
-                envelope = signer.sign(PAYLOAD_TYPE, canonical(statement))
+            try:
+                signer = signing_keys.current(session, context.settings)
+            except NoSigningKey as error:
+                raise JobFailed(Failure("refused", error.detail)) from error
+            envelope = signer and signer.sign(PAYLOAD_TYPE, canonical(statement))
             receipt = {"statement": statement, "envelope": envelope}
             encodings.record(session, lease, key, receipt)
 
@@ -192,9 +194,9 @@ def _given(pixels: Bytes, spec: EncoderSpec) -> GivenViews:
 def _statement(plan: _Plan, encoded: Encoded, data: bytes) -> dict[str, Any]:
     row = plan.row
     inputs = (
-        Inputs("registered-samples", len(encoded.keys), subset_digest(encoded.digests))
+        Inputs.registered(encoded.digests)
         if row.views_key is None
-        else Inputs("own-views", len(encoded.keys), f"sha256:{row.views_key.rpartition('/')[2]}")
+        else Inputs(OWN_VIEWS, len(encoded.keys), f"sha256:{row.views_key.rpartition('/')[2]}")
     )
     return evidence.statement(
         encoding_id=row.id,
@@ -204,6 +206,6 @@ def _statement(plan: _Plan, encoded: Encoded, data: bytes) -> dict[str, Any]:
         inputs=inputs,
         encoded=encoded,
         data=data,
-        code_version=f"expunge {version('expunge')}",
+        code_version=code(),
         issued_at=datetime.now(UTC).isoformat(),
     )
