@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -14,6 +15,7 @@ from tests.api.conftest import settings, url  # noqa: F401 - fixtures
 from typer.testing import CliRunner
 
 from expunge.client import Client
+from expunge.client import log as log_calls
 from expunge.client.cli import build_app
 from expunge.client.log import LogProof
 from expunge.client.record import BrokenRecord, Memory, Seen, Verified, check_proof, verify
@@ -40,7 +42,7 @@ class Desk:
     secret: str
     party_id: str
     sessions: Sessions
-    signer: Signer | None = FIRST
+    signer: Signer = FIRST
 
     def act(self, count: int = 1) -> None:
         with self.sessions.begin() as session:
@@ -72,6 +74,10 @@ class Desk:
             "INSERT INTO log_unsealed SELECT seq FROM log",
         )
         self.seal()
+
+    def unsign(self) -> None:
+        """As if there had never been a key."""
+        self.tamper("UPDATE tree_heads SET envelope = NULL")
 
     def verify(self, since: Seen | None = None, key: PublicKey | None = None) -> Verified:
         return verify(self.client, since, key)
@@ -189,18 +195,15 @@ class TestKeys:
 
     def test_signatures_that_stop_are_noticed(self, desk: Desk) -> None:
         seen = desk.verify().seen
-        desk.signer = None
-        desk.sealed()
+        desk.unsign()
         assert "it is not signed" in desk.broken(seen)
         assert "it is not signed" in desk.broken(key=FIRST.public_key)
         assert not desk.verify().head.signed
 
     def test_signatures_that_begin_are_trusted_from_then_on(self, desk: Desk) -> None:
-        desk.signer = None
-        desk.sealed()
+        desk.unsign()
         seen = desk.verify().seen
         assert seen.key is None
-        desk.signer = FIRST
         desk.sealed()
         assert desk.verify(seen).seen.key == FIRST.public_key.pem
 
@@ -215,6 +218,22 @@ def test_hashes_that_are_none_are_no_traceback(desk: Desk) -> None:
                 desk.client.signing_keys(),
                 FIRST.public_key,
             )
+
+
+@pytest.mark.parametrize("path", [["x"], [None], None])
+def test_a_growth_that_is_proven_by_no_hashes_is_no_traceback(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    seen = desk.verify().seen
+    desk.sealed()
+    honest = log_calls.get
+
+    def lying(transport: Any, address: str, params: Any = None) -> Any:
+        answer = honest(transport, address, params)
+        return {"path": path} if address == "/log/consistency" else answer
+
+    monkeypatch.setattr(log_calls, "get", lying)
+    assert "consists of no hashes" in desk.broken(seen)
 
 
 def test_a_proof_alone_is_enough_to_check_a_row(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from expunge.client.calls import Calls, get, pages
 from expunge.client.resources import Resource
 from expunge.evidence.chain import ROW_MEMBERS, Row
 from expunge.evidence.heads import Head
+from expunge.evidence.merkle import BadProof
 from expunge.evidence.succession import KnownKey
 
 
@@ -95,9 +96,16 @@ class LogCalls(Calls):
         return LogProof.model_validate(get(self._transport, f"/log/{seq}/proof", params))
 
     def log_consistency(self, first: int, second: int) -> list[bytes]:
-        """The proof that the log of `second` rows begins with that of `first` rows."""
+        """The proof that the log of `second` rows begins with that of `first` rows.
+
+        Raises:
+            BadProof: what the service answers is none.
+        """
         answer = get(self._transport, "/log/consistency", {"first": first, "second": second})
-        return [bytes.fromhex(each) for each in answer["path"]]
+        try:
+            return [bytes.fromhex(each) for each in answer["path"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadProof("the proof that the log only grew consists of no hashes") from error
 
     def log_check(self) -> Iterator[LogCheck]:
         """The service's own check of the whole log, part after part, until one is broken."""

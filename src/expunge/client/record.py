@@ -160,8 +160,8 @@ def _check_envelope(head: TreeHead, trusted: Sequence[PublicKey]) -> None:
 
 def _check_growth(service: Source, head: TreeHead, since: Seen) -> None:
     old, new = bytes.fromhex(since.root_hash), _stated(head).root_hash
-    path = service.log_consistency(since.size, head.size) if since.size < head.size else []
     try:
+        path = service.log_consistency(since.size, head.size) if since.size < head.size else []
         check_consistency(since.size, head.size, old, new, path)
     except BadProof as error:
         raise BrokenRecord(f"since the head of {since.at}: {error}") from error
