@@ -161,6 +161,19 @@ def test_an_audit_that_waits_has_no_files_yet(finished: Finished, data_owner: Us
         problem_of(data_owner.get(f"/audits/{waiting['id']}/{name}"), 404, "not-found")
 
 
+def test_pictures_that_were_deleted_with_the_samples_are_said_to_be_gone(
+    past: Past, finished: Finished, data_owner: User
+) -> None:
+    audit_id = data_owner.post("/audit", {"request_id": finished.request}).json()["id"]
+    record(past, audit_id, finished.report, finished.bundle)
+    with past.sessions.begin() as session:
+        session.get_one(Audit, audit_id).objects = None
+    found = data_owner.get(f"/audits/{audit_id}").json()
+    assert (found["state"], found["pictures"]) == ("succeeded", None)
+    problem = problem_of(data_owner.get(f"/audits/{audit_id}/gap.png"), 404, "not-found")
+    assert "deleted" in problem["detail"]
+
+
 def test_the_answer_repeats_which_samples_were_asked_for(
     finished: Finished, data_owner: User
 ) -> None:

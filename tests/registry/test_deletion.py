@@ -37,6 +37,7 @@ from expunge.registry.errors import (
 from expunge.registry.objects import DirectoryStore, StoreUnavailable
 from expunge.registry.tables import (
     Audit,
+    Comparison,
     Dataset,
     Encoding,
     Job,
@@ -336,6 +337,29 @@ class TestFailure:
         monkeypatch.undo()
         destruction.finish_if_quick(estate.sessions, estate.store, estate.dataset)
         assert estate.row().state == "deleted"
+
+
+def test_a_comparison_that_tests_on_it_has_to_end_first(estate: Estate) -> None:
+    """Its worker has a copy, also where the model's owner has named other control images since."""
+    scene = estate.scene
+    control = estate.house.sealed(scene.first, scene.model_owner)
+    job = estate.house.waiting_job(JobKind.COMPARE, model_id=scene.model)
+    with estate.sessions.begin() as session:
+        session.add(
+            Comparison(
+                id=f"cmp_{control}",
+                owner_id=scene.model_owner.id,
+                model_id=scene.model,
+                job_id=job,
+                checkpoint_id=scene.base,
+                settings={"dataset_ids": [], "control_dataset_id": control},
+            )
+        )
+    with pytest.raises(DatasetInUse), estate.sessions.begin() as session:
+        deletion.start(session, scene.first, control)
+    estate.end_work()
+    with estate.sessions.begin() as session:
+        assert deletion.start(session, scene.first, control).state == "deleting"
 
 
 def review_under_new_head(estate: Estate) -> jobs.Lease:

@@ -16,6 +16,7 @@ from expunge.registry.lifecycles import DatasetState
 from expunge.registry.tables import (
     Audit,
     CheckpointDataset,
+    Comparison,
     Dataset,
     Encoding,
     Grant,
@@ -157,12 +158,23 @@ def _requests(dataset: Dataset) -> Select[str]:
 
 
 def _jobs(dataset: Dataset) -> Select[str]:
-    """Trainings on it, removals and comparisons whose base holds it, checks of uploads that hold it."""
+    """Trainings on it, removals and comparisons whose base holds it, checks of uploads that hold it.
+
+    And comparisons that test on it, which keep a copy.
+    """
     trains = (Job.kind == JobKind.PRETRAIN) & Job.params["dataset_ids"].contains([dataset.id])
     bases = _holding(dataset)
+    testing = select(Comparison.job_id).where(
+        Comparison.settings["control_dataset_id"].astext == dataset.id
+    )
     return select(Job.id).where(
         Job.state.in_(references.UNFINISHED),
-        or_(trains, Job.base_checkpoint_id.in_(bases), Job.checkpoint_id.in_(bases)),
+        or_(
+            trains,
+            Job.base_checkpoint_id.in_(bases),
+            Job.checkpoint_id.in_(bases),
+            Job.id.in_(testing),
+        ),
     )
 
 

@@ -194,7 +194,11 @@ def _finished(service: Service, party: Party, audit_id: str) -> tuple[Audit, str
         row = visibility.one(session, _readable(party), audit_id)
     key = audits.bundle_key(row)
     if key is None:
-        raise NotFound(f"Audit {audit_id} has no pictures yet.")
+        raise NotFound(
+            f"Audit {audit_id} has no pictures yet."
+            if row.report is None
+            else f"The pictures of audit {audit_id} were deleted with a data set of its request."
+        )
     return row, key
 
 
