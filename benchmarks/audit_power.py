@@ -264,11 +264,12 @@ def page(result: Mapping[str, Any], name: str) -> str:
     return f"""# What the audit's verdict is worth: {result["framework"]}
 
 {result["hardware"]}; torch {result["torch"]}; commit `{result["commit"]}`; {result["date"]};
-{len(seeds)} encoders (seeds {", ".join(str(seed["seed"]) for seed in seeds)}), {OWNERS} random owners of
+seeds of encoders: {", ".join(str(seed["seed"]) for seed in seeds)}; {OWNERS} random owners of
 each size and encoder, {DEFAULT_VIEWS} views, error rate {100 * ALPHA:g} %.
 
 Share of audits, in %, that say "forgotten", with exact 95 % intervals over owners (owners of one encoder
-share its images, so intervals over encoders are wider). Above the line it is right to say so, below it is not.
+share its images, so intervals over encoders are wider). In the first {len(HONEST)} rows it is right to say so, in the
+others it is not.
 
 ![Share of audits that say forgotten, by number of images](./{name}.png)
 
@@ -296,8 +297,8 @@ What it costs: accuracy of the 20 nearest retained images on the control images,
 |---|---|
 {accuracies}
 
-Spread of one image's forgetting score over random views (standard deviation, mean over
-{len(seeds[0]["views"])} numbers of views, {VIEW_SEEDS} draws each; `calibrated`, first encoder).
+Spread of one image's forgetting score over random views: standard deviation over {VIEW_SEEDS} draws, mean over the
+forgotten images (`calibrated`, first encoder).
 
 | views | encoder | projector |
 |---|---|---|
