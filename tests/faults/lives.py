@@ -83,11 +83,15 @@ def _runs(records: Records, job: Row) -> Iterator[tuple[int, int, str]]:
 
 
 def a_worker_runs_one_job_and_a_model_one_training(records: Records) -> Iterator[str]:
-    """No two attempts of one worker, and no two training jobs of one model, at the same time."""
+    """No two attempts of one worker, and no two training jobs of one model, at the same time.
+
+    A review makes room for what somebody waits for: its worker holds one other job beside it.
+    """
     taken: dict[str, list[tuple[int, int, str]]] = {}
     for job in records["jobs"]:
         for begin, end, worker in _runs(records, job):
-            taken.setdefault(worker, []).append((begin, end, job["id"]))
+            lane = f"{worker}, reviewing," if job["kind"] == "review" else worker
+            taken.setdefault(lane, []).append((begin, end, job["id"]))
             if job["kind"] in TRAINING:
                 taken.setdefault(job["model_id"], []).append((begin, end, job["id"]))
     for whose, runs in taken.items():
