@@ -58,10 +58,10 @@ def test_all_that_was_kept_is_checked_and_each_link_is_told(files: dict[str, Pat
     assert set(states(verify(files, "--json")).values()) == {"OK"}
 
 
-def test_a_certificate_alone_is_checked_as_far_as_that_goes(files: dict[str, Path]) -> None:
-    result = verify({"certificate": files["certificate"]})
-    assert result.exit_code == 0
-    assert "NOT CHECKED" in result.stdout
+def test_a_key_is_enough_and_none_is_too_little(files: dict[str, Path]) -> None:
+    kept = {name: files[name] for name in ("certificate", "key")}
+    assert set(states(verify(kept, "--json")).values()) == {"OK"}
+    assert verify({"certificate": files["certificate"]}).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_files_that_are_something_else_are_answered_without_a_traceback(
     files["certificate"].write_bytes(b"no certificate")
     assert states(verify(files, "--json")) == {"envelope": "BROKEN"}
     files["key"].write_bytes(b"no key")
-    for broken in (files, {"certificate": tmp_path / "absent"}):
+    for broken in (files, files | {"certificate": tmp_path / "absent"}):
         result = verify(broken)
         assert result.exit_code == 1
         assert isinstance(result.exception, SystemExit)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import BigInteger, Select, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from expunge.registry import log
@@ -143,9 +143,9 @@ def _check(session: Session, request_id: str, budget: Budget, wanted: int) -> No
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     queries, sample_views = session.execute(
-        select(func.count(), func.coalesce(func.sum(Query.samples * Query.views), 0)).where(
-            Query.request_id == request_id, Query.at >= today
-        )
+        select(
+            func.count(), func.coalesce(func.sum(cast(Query.samples, BigInteger) * Query.views), 0)
+        ).where(Query.request_id == request_id, Query.at >= today)
     ).one()
     if queries < budget.queries and sample_views + wanted <= budget.sample_views:
         return

@@ -76,9 +76,9 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="As `certificate` wrote it.")],
     *,
     key: Annotated[
-        Path | None,
+        Path,
         typer.Option(help="Public key of the service (PEM) that you have kept: any up to then."),
-    ] = None,
+    ],
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint file: is it one of the certificate's?")
     ] = None,
@@ -93,7 +93,7 @@ def verify(
     """
     try:
         given = Given(
-            key=None if key is None else PublicKey.from_pem(key.read_bytes()),
+            key=PublicKey.from_pem(key.read_bytes()),
             checkpoint_sha256=None if checkpoint is None else sha256_file(checkpoint),
             rows=None if rows is None else _rows(rows),
         )
