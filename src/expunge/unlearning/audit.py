@@ -28,8 +28,9 @@ ViewMaker = Callable[[Tensor, Tensor, int], Tensor]
 """From images, ids and a view's number to the normalised views, as `Views` makes them."""
 
 DEFAULT_VIEWS = 10
-BATCH_IMAGES = 512
-"""Views that go through an encoder at once; few samples go in several views together."""
+BATCH_IMAGES = 128
+"""Views that go through an encoder at once; few samples go in several views together. More are hardly
+faster on CPUs, and whoever makes room between batches would be kept waiting."""
 
 
 def audit(
@@ -96,9 +97,8 @@ def stream_outputs(
 ) -> dict[Level, Outputs]:
     """`outputs` of a set that comes in batches and has so many samples together.
 
-    `make` gives other views than those of the seed. Holds one batch at a time, of at most 512 images
-    unless a larger one is given. Raises ValueError as `outputs` does, and where the number of samples
-    is another.
+    `make` gives other views than those of the seed. Holds one batch at a time. Raises ValueError as
+    `outputs` does, and where the number of samples is another.
     """
     if samples == 0:
         raise ValueError("an audit needs at least one sample")
