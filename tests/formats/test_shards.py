@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from expunge.formats.archives import MAX_NAME_CHARS, ShardError
 from expunge.formats.shards import (
     MAX_CAPTION_BYTES,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
-    MAX_NAME_CHARS,
     Sample,
-    ShardError,
     check_structure,
     decode_image,
     index_shard,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from expunge.formats.shards import ShardError
+from expunge.formats.archives import ShardError
 from expunge.unlearning.data.image_set import ImageSet, load_shards, sample_id
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.formats.archives import ShardError
 from expunge.formats.shards import (
     IMAGE_SUFFIXES,
     Sample,
-    ShardError,
     check_structure,
     decode_image,
     make_sample,

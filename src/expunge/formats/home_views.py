@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.formats.shards import Entry, ShardError, decode_image, entries
+from expunge.formats.archives import Entry, ShardError, entries
+from expunge.formats.shards import decode_image
 
 IMAGE_SUFFIX, DESCRIPTION_SUFFIX = "png", "json"
 MAX_VIEW_BYTES = 2**20

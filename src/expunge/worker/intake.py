@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from expunge.formats.archives import ShardError
 from expunge.formats.digests import sha256_file
-from expunge.formats.shards import SampleRecord, ShardError, index_shard
+from expunge.formats.shards import SampleRecord, index_shard
 from expunge.registry import datasets, orphans
 from expunge.registry.checkpoints import record_verified
 from expunge.registry.tables import Checkpoint, Dataset, Job

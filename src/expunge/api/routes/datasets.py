@@ -17,7 +17,8 @@ from expunge.api.schemas.values import DatasetPath, IdempotencyKey, PartyPath
 from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.formats.shards import ShardError, check_structure
+from expunge.formats.archives import ShardError
+from expunge.formats.shards import check_structure
 from expunge.registry import datasets, deletion, destruction, orphans, retention, visibility
 from expunge.registry.errors import InvalidShard, NotSealed
 from expunge.registry.lifecycles import DatasetState

@@ -22,7 +22,7 @@ from expunge.embedded.processes import ProcessFailedError
 from expunge.embedded.signals import stopped_by_signals
 from expunge.embedded.stack import Stack, StackError, remove_state
 from expunge.embedded.watchdog import watched
-from expunge.formats.shards import ShardError
+from expunge.formats.archives import ShardError
 
 SAMPLE_FOLDER = Path(demonstration.__file__).parents[1] / "sample"
 EXPECTED = (
