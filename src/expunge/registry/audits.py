@@ -1,19 +1,16 @@
 """Audits: what may be asked of a request's before and after, and the recorded answer. Never computes one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
-from expunge.registry.access import STANDARD, Admission, Budget
-from expunge.registry.database import Sessions
-from expunge.registry.errors import Conflict, Invalid
+from expunge.registry.access import STANDARD, Budget
+from expunge.registry.asking import compared, subset_of
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.lifecycles import RequestState
-from expunge.registry.subsets import Draw, Indexes, Subset, require_known
+from expunge.registry.subsets import Draw
 from expunge.registry.tables import (
     Audit,
     CheckpointDataset,
@@ -21,7 +18,6 @@ from expunge.registry.tables import (
     Job,
     JobKind,
     Party,
-    Request,
 )
 
 BUNDLE = "bundle"
@@ -62,34 +58,6 @@ class Asked:
         return idempotency.Call(party.id, idempotency_key, "create-audit", content)
 
 
-def require_known_keys(
-    sessions: Sessions,
-    indexes: Indexes,
-    party: Party,
-    asked: Asked,
-    idempotency_key: str | None = None,
-) -> None:
-    """Refuse sample keys that name no sample; holds no connection while the store is read.
-
-    Raises:
-        NotFound, Invalid: see `create`; or a key is of no sample.
-        ObjectMissing, ObjectDamaged, StoreUnavailable: an index cannot be read.
-    """
-    if asked.sample_keys is None:
-        return
-    with sessions() as session:
-        if idempotency.recall(session, asked.call(party, idempotency_key)):
-            return
-        admission = access.open_to(session, party, asked.request_id)
-        subset = subset_of(admission, asked.dataset_ids, asked.sample_keys, asked.draw)
-        datasets = session.scalars(
-            select(Dataset)
-            .where(Dataset.id.in_(subset.dataset_ids))
-            .options(lazyload(Dataset.shards))
-        ).all()
-    require_known(subset, datasets, indexes)
-
-
 def create(
     session: Session,
     party: Party,
@@ -101,7 +69,7 @@ def create(
     """Queue an audit of a completed request by its owner, or by an auditor of the owner's.
 
     With the key and content of an earlier call, the answer is that call's audit. Sample keys are
-    taken as `require_known_keys` left them.
+    taken as `asking.require_known_keys` left them.
 
     Raises:
         IdempotencyConflict: the key was used with other content.
@@ -116,7 +84,7 @@ def create(
         return session.get_one(Audit, earlier)
     admission = access.open_to(session, party, asked.request_id)
     request = admission.request
-    subset = subset_of(admission, asked.dataset_ids, asked.sample_keys, asked.draw)
+    subset = subset_of(admission, asked)
     before, after = compared(request)
     retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
     held = select(func.sum(Dataset.samples)).where(Dataset.id.in_(subset.dataset_ids))
@@ -148,51 +116,6 @@ def create(
     session.add(audit)
     session.flush()
     return audit
-
-
-def subset_of(
-    admission: Admission,
-    dataset_ids: Sequence[str] | None,
-    sample_keys: Sequence[str] | None,
-    draw: Draw | None,
-) -> Subset:
-    """What is asked about, of what may be: all of it if no data sets are named.
-
-    Raises:
-        Invalid: no data set is named, or one that is not part of what may be asked about.
-    """
-    chosen = admission.dataset_ids
-    if dataset_ids is not None:
-        chosen = sorted(set(dataset_ids))
-    if not chosen:
-        raise Invalid("dataset_ids is empty; leave it out to audit the whole request.")
-    if foreign := sorted(set(chosen) - set(admission.dataset_ids)):
-        raise Invalid(
-            f"Request {admission.request.id} does not cover {', '.join(foreign)}.",
-            allowed=admission.dataset_ids,
-        )
-    keys = None if sample_keys is None else tuple(sorted(set(sample_keys)))
-    return Subset(tuple(chosen), keys, draw)
-
-
-def compared(request: Request) -> tuple[str, str]:
-    """Ids of the checkpoints before and after a request.
-
-    Raises:
-        Conflict: it is not completed, or nothing had to be changed for it.
-    """
-    job = request.job
-    if request.state != RequestState.COMPLETED or job is None:
-        raise Conflict(
-            f"Request {request.id} is {request.state}; an audit compares before and after.",
-            state=request.state,
-        )
-    if job.base_checkpoint_id is None or job.result_checkpoint_id is None:
-        raise Conflict(
-            f"Nothing had to be changed for request {request.id}: {request.reason}. There is no "
-            "before and after to compare.",
-        )
-    return job.base_checkpoint_id, job.result_checkpoint_id
 
 
 def held_before(session: Session, audit: Audit) -> bool:

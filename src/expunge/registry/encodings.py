@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.access import STANDARD, Budget
-from expunge.registry.audits import compared, subset_of
-from expunge.registry.database import Sessions
+from expunge.registry.asking import compared, subset_of
 from expunge.registry.errors import Invalid
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.subsets import Draw, Indexes, Subset, require_known
+from expunge.registry.subsets import Draw
 from expunge.registry.tables import Dataset, Encoding, JobKind, Model, Party
 
 MAX_SAMPLES = 1024
@@ -92,33 +91,6 @@ def image_size(session: Session, party: Party, request_id: str) -> int:
     return int(model.encoder["image_size"])
 
 
-def require_known_samples(
-    sessions: Sessions,
-    indexes: Indexes,
-    party: Party,
-    asked: Asked,
-    idempotency_key: str | None = None,
-) -> None:
-    """Refuse names of no sample; holds no connection while the store is read.
-
-    Raises:
-        NotFound, Invalid: see `create`; or a name is of no sample.
-        ObjectMissing, ObjectDamaged, StoreUnavailable: an index cannot be read.
-    """
-    if asked.sample_keys is None:
-        return
-    with sessions() as session:
-        if idempotency.recall(session, asked.call(party, idempotency_key)):
-            return
-        subset = _subset(session, party, asked)
-        datasets = session.scalars(
-            select(Dataset)
-            .where(Dataset.id.in_(subset.dataset_ids))
-            .options(lazyload(Dataset.shards))
-        ).all()
-    require_known(subset, datasets, indexes)
-
-
 def create(
     session: Session,
     party: Party,
@@ -130,7 +102,7 @@ def create(
     """Queue an encoding about a completed request, for its owner or an auditor of the owner's.
 
     With the key and content of an earlier call, the answer is that call's encoding. Sample keys are
-    taken as `require_known_samples` left them.
+    taken as `asking.require_known_keys` left them.
 
     Raises:
         IdempotencyConflict: the key was used with other content.
@@ -143,8 +115,8 @@ def create(
     encoding_id = new_id(Prefix.ENCODING)
     if earlier := idempotency.remember(session, asked.call(party, idempotency_key), encoding_id):
         return session.get_one(Encoding, earlier)
-    request = access.open_to(session, party, asked.request_id).request
-    subset = _subset(session, party, asked)
+    admission = access.open_to(session, party, asked.request_id)
+    request, subset = admission.request, subset_of(admission, asked)
     before, after = compared(request)
     retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
     held = select(func.sum(Dataset.samples)).where(Dataset.id.in_(subset.dataset_ids))
@@ -187,11 +159,6 @@ def create(
     if own is not None:
         orphans.named(session, [own.object_key])
     return row
-
-
-def _subset(session: Session, party: Party, asked: Asked) -> Subset:
-    admission = access.open_to(session, party, asked.request_id)
-    return subset_of(admission, asked.dataset_ids, asked.sample_keys, asked.draw)
 
 
 def _require_few(samples: int, views: int) -> None:

@@ -19,7 +19,7 @@ from expunge.api.schemas import audits as schemas
 from expunge.api.schemas.values import FINAL_WORK_STATES, AuditPath, IdempotencyKey
 from expunge.api.service import CurrentService, Service
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.registry import audits, visibility
+from expunge.registry import asking, audits, visibility
 from expunge.registry.access import Budget
 from expunge.registry.errors import NotFound
 from expunge.registry.tables import Audit, Checkpoint, Party
@@ -75,7 +75,7 @@ def _create(
     service: Service, party: Party, body: schemas.NewAudit, key: str | None
 ) -> tuple[schemas.Audit, str]:
     asked = body.asked()
-    audits.require_known_keys(service.sessions, service.indexes, party, asked, key)
+    asking.require_known_keys(service.sessions, service.indexes, party, asked, key)
     with service.sessions.begin() as session:
         row = audits.create(
             session, party, asked, budget=Budget.of(service.settings), idempotency_key=key

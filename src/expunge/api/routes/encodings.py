@@ -25,7 +25,7 @@ from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.home_views import ViewError, index_views
-from expunge.registry import encodings, orphans, visibility
+from expunge.registry import asking, encodings, orphans, visibility
 from expunge.registry.access import Budget
 from expunge.registry.errors import Invalid, NotFound
 from expunge.registry.tables import Checkpoint, Encoding, Party
@@ -143,7 +143,7 @@ async def _answered(
 def _create(
     service: Service, party: Party, asked: encodings.Asked, key: str | None
 ) -> tuple[schemas.Encoding, str]:
-    encodings.require_known_samples(service.sessions, service.indexes, party, asked, key)
+    asking.require_known_keys(service.sessions, service.indexes, party, asked, key)
     budget = Budget.of(service.settings)
     with service.sessions.begin() as session:
         row = encodings.create(session, party, asked, budget=budget, idempotency_key=key)
