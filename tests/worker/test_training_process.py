@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -171,10 +170,8 @@ def test_killed_and_then_stopped_it_comes_to_the_same_bytes_as_undisturbed(
     stopped = start(task)
     assert stopped.wait_for("resumed")["step"] >= last
     first = stopped.wait_for("snapshot")["step"]
-    asked = time.monotonic()
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.ended() == STOPPED_STATUS
-    assert time.monotonic() - asked < 10
     assert not stopped.told("done")
     last = stopped.told("snapshot")[-1]["step"]
     assert last > first, "the step that was under way is kept"
