@@ -12,8 +12,9 @@ from expunge.registry.tables.bookkeeping import DoomedObject, IdempotencyKey, Lo
 from expunge.registry.tables.certificates import Certificate, SigningKey
 from expunge.registry.tables.datasets import Dataset, Grant, Shard
 from expunge.registry.tables.findings import Alert, AlertKind, Audit, AuditPurpose, Comparison
+from expunge.registry.tables.fleet import Worker
 from expunge.registry.tables.models import Checkpoint, CheckpointDataset, Model
-from expunge.registry.tables.parties import ApiKey, Party, Role
+from expunge.registry.tables.parties import ApiKey, Party, Role, Scope
 from expunge.registry.tables.record import LogLeaf, LogNode, TreeHead, UnsealedRow
 from expunge.registry.tables.work import (
     MODEL_OWNER_KINDS,
@@ -56,9 +57,11 @@ __all__ = [
     "Request",
     "RequestDataset",
     "Role",
+    "Scope",
     "Shard",
     "SigningKey",
     "Table",
     "TreeHead",
     "UnsealedRow",
+    "Worker",
 ]
