@@ -36,6 +36,21 @@ class Settings(BaseSettings):
         description="auto, cpu, cuda, or one device of several: cuda:1. One job runs on it at a time.",
     )
 
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer token that reads the api's /metrics; empty: an operator's key does.",
+    )
+    metrics_listen: Annotated[str, Field(pattern=r"^(\S+:\d+)?$")] = Field(
+        default="",
+        description="Where a worker or dispatcher serves its metrics, e.g. 127.0.0.1:9101; empty: "
+        "nowhere.",
+    )
+    otlp_endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = Field(
+        default="",
+        description="OpenTelemetry collector (OTLP over HTTP), e.g. http://127.0.0.1:4318; empty: "
+        "no traces.",
+    )
+
     max_shard_bytes: int = Field(default=4 * 2**30, gt=0, description="Largest accepted shard.")
     max_checkpoint_bytes: int = Field(default=8 * 2**30, gt=0)
     lease_seconds: float = Field(
