@@ -21,6 +21,7 @@ class Prefix(StrEnum):
     DELEGATION = "dlg"
     ENCODING = "enc"
     ALERT = "alr"
+    UPLOAD = "upl"
 
 
 def new_id(prefix: Prefix) -> str:

@@ -10,7 +10,7 @@ from expunge.registry.tables.access import (
 from expunge.registry.tables.base import Table
 from expunge.registry.tables.bookkeeping import DoomedObject, IdempotencyKey, LogRow, PendingObject
 from expunge.registry.tables.certificates import Certificate, SigningKey
-from expunge.registry.tables.datasets import Dataset, Grant, Shard
+from expunge.registry.tables.datasets import Dataset, DirectUpload, Grant, Shard
 from expunge.registry.tables.findings import Alert, AlertKind, Audit, AuditPurpose, Comparison
 from expunge.registry.tables.fleet import Worker
 from expunge.registry.tables.models import Checkpoint, CheckpointDataset, Model
@@ -40,6 +40,7 @@ __all__ = [
     "Dataset",
     "Delegation",
     "DelegationDataset",
+    "DirectUpload",
     "DoomedObject",
     "Encoding",
     "Grant",

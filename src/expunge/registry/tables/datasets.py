@@ -65,6 +65,25 @@ class Shard(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class DirectUpload(Table):
+    """What its owner sends to the object store directly; it becomes a shard once it is checked."""
+
+    __tablename__ = "direct_uploads"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str]
+    """Of the coming shard."""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    """What was announced, in hexadecimal."""
+    samples: Mapped[int | None]
+    """How many the checked shard has; null until it is recorded."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    """Until then it may be sent and completed."""
+
+
 class Grant(Table):
     """A data owner's consent that a model owner trains on a data set."""
 
