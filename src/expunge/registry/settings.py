@@ -1,7 +1,7 @@
 """Settings of every service process, read from EXPUNGE_* environment variables. Nothing reads them at import time."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +22,31 @@ class Settings(BaseSettings):
     s3_endpoint: str = Field(default="", description="S3 endpoint, e.g. http://127.0.0.1:9000.")
     s3_access_key: str = ""
     s3_secret_key: SecretStr = SecretStr("")
+    s3_region: str = Field(default="us-east-1", description="Region that calls are signed for.")
+    s3_addressing: Literal["path", "virtual"] = Field(
+        default="path", description="Where the bucket is named: in the path, or in the host's name."
+    )
+    s3_public_endpoint: str = Field(
+        default="",
+        description="The S3 endpoint as owners reach it, if it is another one than the service's.",
+    )
+    s3_direct_uploads: bool = Field(
+        default=True, description="Whether owners may send shards to the S3 store themselves."
+    )
+    s3_ca_file: str = Field(
+        default="",
+        description="Certificates (PEM) that an https endpoint may be signed by; empty: the system's.",
+    )
+    s3_sse: Annotated[str, Field(pattern=r"^(none|s3|kms:.+)$")] = Field(
+        default="none",
+        description="Encryption by the server: none, s3 (its own key), or kms:KEY.",
+    )
+    direct_upload_seconds: float = Field(
+        default=3600,
+        ge=1,
+        le=7 * 24 * 3600,
+        description="So long an owner may send a shard to the S3 store and complete it.",
+    )
     work_dir: Path = Field(
         default=Path("/var/tmp/expunge"),  # noqa: S108 - a default that operators override
         description="Scratch space of this process: uploads in flight, training files.",
