@@ -207,3 +207,17 @@ def test_several_processes_may_migrate_at_once(empty: Engine) -> None:
     processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert is_current(empty)
+
+
+def test_going_back_before_scopes_ends_the_keys_that_were_held_to_some(empty: Engine) -> None:
+    migrate(url_of(empty))
+    with empty.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO parties (id, name, role) VALUES ('p', 'p', 'data_owner');"
+            "INSERT INTO api_keys (id, party_id, secret_sha256, scopes)"
+            " VALUES ('key_1', 'p', '1', NULL), ('key_2', 'p', '2', '{read}')"
+        )
+    command.downgrade(configuration(url_of(empty)), "0007")
+    with empty.connect() as connection:
+        live = connection.execute(text("SELECT id FROM api_keys WHERE revoked_at IS NULL"))
+        assert live.scalars().all() == ["key_1"]

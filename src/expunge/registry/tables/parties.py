@@ -3,7 +3,8 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, func
+from sqlalchemy import CheckConstraint, ForeignKey, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from expunge.registry.tables.base import Table, states_check
@@ -22,6 +23,19 @@ class Role(StrEnum):
     """Acts for a data owner, within what that owner delegates."""
 
 
+class Scope(StrEnum):
+    """What a key is for, within what its party's role may do."""
+
+    READ = "read"
+    """Look at what there is, and follow it."""
+    WRITE = "write"
+    """Make and change things."""
+    AUDIT = "audit"
+    """Put questions to the encoders, which costs of the request's daily budget."""
+    KEYS = "keys"
+    """Issue, rotate, list and revoke keys, and add parties."""
+
+
 class Party(Table):
     """Somebody who holds keys."""
 
@@ -38,6 +52,12 @@ class ApiKey(Table):
     """A bearer key; only the SHA-256 of its secret is kept."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (
+        CheckConstraint(
+            "scopes <@ ARRAY['read', 'write', 'audit', 'keys'] AND cardinality(scopes) > 0",
+            name="scopes",
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     party_id: Mapped[str] = mapped_column(ForeignKey("parties.id"), index=True)
@@ -45,5 +65,11 @@ class ApiKey(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Values of Scope; none: all of them."""
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
+    replaces_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    """The key that it was rotated from."""
 
     party: Mapped[Party] = relationship(lazy="joined", innerjoin=True)

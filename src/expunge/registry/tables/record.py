@@ -15,6 +15,8 @@ class UnsealedRow(Table):
     __tablename__ = "log_unsealed"
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    refused_at: Mapped[datetime | None]
+    """When the sealer found that it has no canonical form: it was written past the service."""
 
 
 class LogLeaf(Table):
