@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 SOAK_NAME ?= latest
 # Further options, such as SOAK="--seed 2 --kills 20".
 SOAK ?=
+# The same pins for a part of the dependencies: what one image needs.
+LOCK_PART = $(BIN)/uv pip compile --universal --python-version 3.11 --constraint requirements.txt \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 # Empty means: keep compiled modules, even where the environment says not to. Without them every
 # process that imports torch compiles it again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
@@ -56,6 +59,10 @@ lock: install ## pin all dependencies anew, with hashes and without addresses
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade \
 		--quiet --output-file requirements.txt
+	@$(LOCK_PART) --extra tracing --output-file docker/requirements-service.txt pyproject.toml
+	@$(LOCK_PART) --extra tracing --extra worker --output-file docker/requirements-worker.txt pyproject.toml
+	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | \
+		$(LOCK_PART) --output-file docker/requirements-build.txt -
 
 clean: ## remove the environment and the demo's output
 	rm -rf $(VENV) demo
