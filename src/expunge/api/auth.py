@@ -1,6 +1,6 @@
 """Who calls: the bearer key's party and its role. Deny by default: whole routers depend on `authenticated`."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from expunge.registry import parties
 from expunge.registry.errors import Forbidden, Unauthenticated
 from expunge.registry.tables import ApiKey, Party, Role
 
-_bearer = HTTPBearer(
+bearer = HTTPBearer(
     auto_error=False,
     scheme_name="key",
     description="A key of a party: `Authorization: Bearer xpk_…`. Operators issue keys.",
@@ -31,7 +31,7 @@ class Caller:
 def authenticated(
     request: Request,
     service: CurrentService,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
     """The caller of this request.
 
@@ -40,7 +40,7 @@ def authenticated(
     """
     if credentials is None:
         raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
-    with service.sessions() as session:
+    with service.readings() as session:
         key = parties.authenticate(session, credentials.credentials)
     request.scope[PARTY_ID] = key.party_id
     return Caller(key.party, key)
@@ -49,8 +49,8 @@ def authenticated(
 AnyCaller = Annotated[Caller, Depends(authenticated)]
 
 
-def _require(*roles: Role) -> Callable[[Caller], Party]:
-    def party(caller: AnyCaller) -> Party:
+def _require(*roles: Role) -> Callable[[Caller], Awaitable[Party]]:
+    async def party(caller: AnyCaller) -> Party:
         if caller.party.role not in roles:
             raise Forbidden(
                 f"This call is for {' and '.join(role.value for role in roles)} keys; "
