@@ -1,10 +1,22 @@
-"""Settings of every service process, read from EXPUNGE_* environment variables. Nothing reads them at import time."""
+"""Settings of every service process, from EXPUNGE_* environment variables and files of the same names.
 
+Nothing reads them at import time.
+"""
+
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+SECRETS_DIR = "EXPUNGE_SECRETS_DIR"
+"""Names a folder of files such as `expunge_database_url`; what the environment sets comes first."""
 
 
 class Settings(BaseSettings):
@@ -28,10 +40,8 @@ class Settings(BaseSettings):
     )
     s3_public_endpoint: str = Field(
         default="",
-        description="The S3 endpoint as owners reach it, if it is another one than the service's.",
-    )
-    s3_direct_uploads: bool = Field(
-        default=True, description="Whether owners may send shards to the S3 store themselves."
+        description="The S3 endpoint as owners reach it, who then send shards to the store "
+        "themselves; empty: shards go through the service.",
     )
     s3_ca_file: str = Field(
         default="",
@@ -139,3 +149,21 @@ class Settings(BaseSettings):
     republish_seconds: float = Field(
         default=20, gt=0, description="A queued job unclaimed for longer is announced again."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in, then the environment, then the files of the folder that it names, if any."""
+        del dotenv_settings, file_secret_settings
+        folder = os.environ.get(SECRETS_DIR)
+        if not folder:
+            return init_settings, env_settings
+        if not Path(folder).is_dir():
+            raise ValueError(f"{SECRETS_DIR} names {folder}, which is no folder")
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
