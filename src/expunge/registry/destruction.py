@@ -9,8 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from expunge.registry import lineage, log, orphans
@@ -30,13 +32,19 @@ CHECKPOINT_DESTROYED = "checkpoint-destroyed"
 FEW_OBJECTS = 100
 """So many may be deleted while somebody waits for the answer."""
 
+logger = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Ids of the checkpoints and data sets whose end was recorded, and of those that wait for the store."""
+    """Ids of the checkpoints and data sets whose end was recorded, and of those that wait for the store.
+
+    And what went wrong with the others, in words.
+    """
 
     ended: list[str]
     waiting: list[str]
+    failed: dict[str, str]
 
 
 def doom(session: Session, subject_id: str, keys: Iterable[str]) -> None:
@@ -49,8 +57,10 @@ def doom(session: Session, subject_id: str, keys: Iterable[str]) -> None:
 def finish_all(sessions: Sessions, store: ObjectStore) -> Ended:
     """Finish every destruction that has begun; any number may do so at once, and one logs each end.
 
+    What goes wrong with one holds up none of the others, and the next time tries it again.
+
     Raises:
-        StoreUnavailable: the next time goes on.
+        StoreUnavailable, DBAPIError: store or database are away; the next time goes on.
     """
     with sessions() as session:
         begun = [
@@ -59,11 +69,20 @@ def finish_all(sessions: Sessions, store: ObjectStore) -> Ended:
             ),
             *session.scalars(select(Dataset.id).where(Dataset.state == DatasetState.DELETING)),
         ]
-    found = {each: finish(sessions, store, each) for each in sorted(begun)}
-    return Ended(
-        [each for each, over in found.items() if over],
-        [each for each, over in found.items() if not over],
-    )
+    found = Ended([], [], {})
+    for each in sorted(begun):
+        try:
+            over = finish(sessions, store, each)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            # A store that keeps one object, by a rule of its own perhaps, is there for the others.
+            store.check()
+            logger.warning("destruction goes on later", subject_id=each, error=str(error))
+            found.failed[each] = str(error)
+        else:
+            (found.ended if over else found.waiting).append(each)
+    return found
 
 
 def finish_if_quick(sessions: Sessions, store: ObjectStore, subject_id: str) -> None:

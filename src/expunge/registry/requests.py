@@ -16,6 +16,7 @@ from expunge.registry import (
     models,
     parameters,
     policies,
+    retention,
     reviews,
     visibility,
     waiting,
@@ -73,6 +74,9 @@ def create(
     parsed = parameters.complete(method, framework, params)
     # From here on, requests of one model take turns: two must not forget the same data.
     session.refresh(model, with_for_update=True)
+    # Models before data sets, as everything locks them. None of these is deleted before the
+    # request is there.
+    retention.hold(session, dataset_ids=dataset_ids)
     _check_forgettable(session, model, dataset_ids)
     request = Request(
         id=request_id,
@@ -189,8 +193,6 @@ def _own_datasets(session: Session, owner: Party, dataset_ids: Sequence[str]) ->
         .where(Dataset.id.in_(dataset_ids), Dataset.owner_id == owner.id)
         .options(lazyload(Dataset.shards))
         .order_by(Dataset.id)
-        # None of them is deleted before the request is there.
-        .with_for_update(read=True)
     ).all()
     if missing := sorted(set(dataset_ids) - {row.id for row in rows}):
         raise NotFound.of("data set", missing)
