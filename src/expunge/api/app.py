@@ -31,7 +31,7 @@ from expunge.api.routes import (
 )
 from expunge.api.service import Service
 from expunge.api.tracing import RequestTracing
-from expunge.registry.database import connect, sessions
+from expunge.registry.database import connect, readings, sessions
 from expunge.registry.logs import configure_logging
 from expunge.registry.objects import open_store
 from expunge.registry.scratch import Scratch
@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             own,
             engine,
             sessions(engine),
+            readings(engine),
             store,
             indexes=Indexes(store),
             endings=endings,

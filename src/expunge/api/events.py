@@ -60,7 +60,7 @@ class Moment:
     progress: Progress | None
 
 
-def _position(
+async def _position(
     last_event_id: Annotated[
         str | None, Header(description="Id of the last event that was received; resumes after it.")
     ] = None,

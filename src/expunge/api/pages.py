@@ -40,7 +40,7 @@ class PageRequest:
     limit: int
 
 
-def _page_request(
+async def _page_request(
     cursor: Annotated[
         str | None,
         Query(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of the page before."),

@@ -21,14 +21,16 @@ class Service:
     settings: Settings
     engine: Engine
     sessions: Sessions
+    readings: Sessions
+    """For calls that write nothing."""
     store: ObjectStore
     indexes: Indexes
     endings: Endings
     drawings: Drawings
 
 
-def current_service(request: Request) -> Service:
-    """The service that the app's lifespan opened."""
+async def current_service(request: Request) -> Service:
+    """The service that the app's lifespan opened; async, since any other dependency costs a thread."""
     service: Service = request.app.state.service
     return service
 

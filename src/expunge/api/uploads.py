@@ -38,7 +38,7 @@ class Upload:
     size: int
 
 
-def _announced_digest(
+async def _announced_digest(
     content_digest: Annotated[
         str | None,
         # Described by `described_body`: here it may be absent, so that its absence has its own problem.

@@ -22,7 +22,7 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.I
 T = TypeVar("T")
 
 
-def _wait_seconds(
+async def _wait_seconds(
     prefer: Annotated[
         str | None,
         Header(description=f"`wait=N`: answer when it is done, after N ≤ {MAX_WAIT_SECONDS} s."),
