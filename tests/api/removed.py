@@ -36,10 +36,12 @@ def quick_worker(settings: Settings, engine: Engine) -> Iterator[None]:
 
     thread = threading.Thread(target=work)
     thread.start()
-    yield
-    over.set()
-    thread.join()
-    context.close()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        context.close()
 
 
 def weights(past: Past, seed: int) -> checkpoints.StoredWeights:
