@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, idempotency, jobs, log, waiting
+from expunge.registry import datasets, idempotency, jobs, log, policies, waiting
 from expunge.registry.errors import AlreadyForgotten, Conflict, Invalid, NotFound
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import JobState, RequestState
@@ -46,7 +46,7 @@ def create(
         owner.id,
         idempotency_key,
         "create-model",
-        [name, encoder.model_dump(mode="json"), policy.model_dump(), control_dataset_id],
+        [name, encoder.model_dump(mode="json"), policies.to_row(policy), control_dataset_id],
     )
     if earlier := idempotency.remember(session, call, model_id):
         return session.get_one(Model, earlier)
@@ -59,7 +59,7 @@ def create(
         owner_id=owner.id,
         name=name,
         encoder=encoder.model_dump(mode="json"),
-        policy=policy.model_dump(),
+        policy=policies.to_row(policy),
         control_dataset_id=control_dataset_id,
     )
     session.add(model)
@@ -85,7 +85,7 @@ def owned(session: Session, owner: Party, model_id: str) -> Model:
 def change_policy(session: Session, owner: Party, model_id: str, change: dict[str, Any]) -> Model:
     """Replace the given parts of a model's policy; jobs that are queued already keep their window."""
     model = owned(session, owner, model_id)
-    model.policy = Policy.model_validate(model.policy | change).model_dump(mode="json")
+    model.policy = policies.to_row(policies.of(model.policy | change))
     log.append(session, owner.id, model.id, "policy-changed", policy=model.policy)
     return model
 

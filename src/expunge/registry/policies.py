@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from expunge.registry.labels import Labels
+
 MAX_BATCH_WINDOW_SECONDS = 86_400
 MAX_BATCH_SAMPLES = 10**9
 MAX_TIME_LIMIT_SECONDS = 30 * 86_400
@@ -82,11 +84,27 @@ class Policy(BaseModel):
         le=2,
         description="... once the alignment of retained samples has fallen by this much.",
     )
+    worker_labels: Labels = Field(
+        default=(),
+        description="Training, removals and comparisons are done by workers that have all of these "
+        "labels: `cuda`, `cpu`, or what the operator calls them.",
+        examples=[["cuda"]],
+    )
 
 
 def of(stored: dict[str, Any]) -> Policy:
-    """The policy of a row; what an older row does not know has its default."""
-    return Policy.model_validate(stored)
+    """A row's policy: what an older version did not write has its default, what only a newer one knows is left out."""
+    return Policy.model_validate(
+        {name: stored[name] for name in Policy.model_fields & stored.keys()}
+    )
+
+
+def to_row(policy: Policy) -> dict[str, Any]:
+    """The policy as a row keeps it; without labels also versions can read it that know none."""
+    members = policy.model_dump(mode="json")
+    if not policy.worker_labels:
+        del members["worker_labels"]
+    return members
 
 
 def forgetting(metrics: dict[str, Any], group: Literal["unlearn", "retain"]) -> float | None:

@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
 )
+
+from expunge.registry.labels import ListedLabels
 
 SECRETS_DIR = "EXPUNGE_SECRETS_DIR"
 """Names a folder of files such as `expunge_database_url`; what the environment sets comes first."""
@@ -69,6 +72,11 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto",
         description="auto, cpu, cuda, or one device of several: cuda:1. One job runs on it at a time.",
+    )
+    worker_labels: Annotated[ListedLabels, NoDecode] = Field(
+        default=(),
+        description="What this worker offers beyond the kind of its device, e.g. a100,zone-3: models "
+        "may ask for it.",
     )
 
     metrics_token: SecretStr = Field(

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, text, update
+from sqlalchemy import and_, case, cast, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
@@ -16,7 +17,7 @@ from expunge.registry.errors import Conflict
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.jobs import LIVE_STATES, WAKE_CHANNEL, Lease
 from expunge.registry.lifecycles import JobState, RequestState
-from expunge.registry.tables import TRAINING_KINDS, Job, JobKind, Model
+from expunge.registry.tables import MODEL_OWNER_KINDS, TRAINING_KINDS, Job, JobKind, Model
 from expunge.registry.transitions import move_requests
 
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -143,16 +144,23 @@ def seconds_until_due(session: Session) -> float | None:
 
 
 def claim_next(
-    sessions: Sessions, kinds: Collection[JobKind], *, worker: str, lease_seconds: float
+    sessions: Sessions,
+    kinds: Collection[JobKind],
+    *,
+    worker: str,
+    lease_seconds: float,
+    labels: Collection[str] = (),
 ) -> Lease | None:
     """Become the one executor of the job whose turn it is among those of these kinds; None if none waits.
+
+    Jobs whose model's policy asks for other labels than these are left to others.
 
     Order: the kind's rank, where waiting counts too; then owners with the fewest running jobs,
     and of those the one that was served longest ago; then the owner's own priority, then age.
     """
     turns = (
         select(Job.id)
-        .where(_claimable(), Job.kind.in_(kinds))
+        .where(_claimable(), Job.kind.in_(kinds), _fits(labels))
         .order_by(*_turn(kinds))
         .limit(CANDIDATES)
     )
@@ -205,6 +213,16 @@ def _claimable() -> ColumnElement[bool]:
         Job.state == JobState.QUEUED,
         Job.due_at <= func.now(),
         or_(Job.kind.not_in(TRAINING_KINDS), ~busy),
+    )
+
+
+def _fits(labels: Collection[str]) -> ColumnElement[bool]:
+    """All labels that the job's model asks for now are among these; also those of a job that waits already change."""
+    asked = select(Model.policy["worker_labels"]).where(Model.id == Job.model_id).scalar_subquery()
+    none: list[str] = []
+    return or_(
+        Job.kind.not_in(MODEL_OWNER_KINDS),
+        func.coalesce(asked, cast(none, JSONB)).contained_by(cast(list(labels), JSONB)),
     )
 
 

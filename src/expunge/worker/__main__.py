@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -14,7 +15,9 @@ from expunge.registry.notifications import Listener
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.worker.context import Context
+from expunge.worker.device import NoSuchDevice, find
 from expunge.worker.dispatcher import Dispatcher
+from expunge.worker.presence import SignsOfLife, labels_of, presence_of
 from expunge.worker.running import Runner
 from expunge.worker.wakeups import LOOK_FOR_WORK, ROLES, kinds_of, make_celery
 
@@ -35,9 +38,13 @@ def work(settings: Settings, role: str) -> None:
     Celery's solo pool only passes wake-ups on to the thread that does the jobs, one at a time: no
     fork stands between CUDA and its user, and that thread goes on where Redis fails.
     """
+    device = find(settings.device)
     engine = connect(settings.database_url)
     context = Context(settings, sessions(engine), open_store(settings))
-    runner = Runner(context, kinds_of(role), role)
+    labels = labels_of(settings, device)
+    runner = Runner(context, kinds_of(role), role, labels)
+    presence = presence_of(runner.name, role, kinds_of(role), device, labels)
+    signs_of_life = SignsOfLife(context, presence)
     # Somebody waits for an audit: its worker hears of it at once, not by way of dispatcher and Redis.
     listener = Listener(engine, WAKE_CHANNEL, lambda _: runner.wake())
     if role == "interactive":
@@ -54,6 +61,7 @@ def work(settings: Settings, role: str) -> None:
         runner.wake()
 
     signals.worker_shutting_down.connect(stop)
+    signs_of_life.start()
     jobs = threading.Thread(target=runner.run, name="jobs")
     jobs.start()
     try:
@@ -74,6 +82,7 @@ def work(settings: Settings, role: str) -> None:
         if role == "interactive":
             listener.stop()
         jobs.join()
+        signs_of_life.stop()
         context.close()
         engine.dispose()
 
@@ -87,8 +96,11 @@ def main() -> None:
     settings = Settings()
     if role == "dispatch":
         dispatch(settings)
-    else:
+        return
+    try:
         work(settings, role)
+    except NoSuchDevice as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

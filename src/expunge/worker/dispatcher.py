@@ -13,7 +13,7 @@ import structlog
 from celery import Celery
 from sqlalchemy import Engine, text
 
-from expunge.registry import destruction, idempotency, jobs, orphans, retention, waiting
+from expunge.registry import destruction, fleet, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
@@ -114,13 +114,14 @@ class Dispatcher:
                 logger.warning("tidied up later", error=str(error))
 
     def tidy(self) -> None:
-        """Destroy what was kept long enough, remove objects that nothing names and expired idempotency keys.
+        """Destroy what was kept long enough; remove objects that nothing names, and rows whose time is over.
 
         Raises:
             OperationalError, StoreUnavailable: the next time goes on where this one stopped.
         """
         with self._sessions.begin() as session:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
+            fleet.forget_gone(session)
         for checkpoint_id in retention.start(self._sessions):
             logger.info("time of a checkpoint is over", checkpoint_id=checkpoint_id)
         destruction.finish_all(self._sessions, self._store)

@@ -37,9 +37,17 @@ logger = structlog.get_logger(__name__)
 class Runner:
     """Runs jobs of one worker process, one at a time."""
 
-    def __init__(self, context: Context, kinds: Collection[JobKind], role: str = "worker") -> None:
+    def __init__(
+        self,
+        context: Context,
+        kinds: Collection[JobKind],
+        role: str = "worker",
+        labels: Collection[str] = (),
+    ) -> None:
+        """`labels` are what this worker offers to models that ask for some."""
         self._context = context
         self._kinds = kinds
+        self._labels = labels
         self._woken = threading.Event()
         self._idle = threading.Event()
         self.name = f"{role}-{os.getpid()}@{socket.gethostname()}"
@@ -124,6 +132,7 @@ class Runner:
                 kinds,
                 worker=self.name,
                 lease_seconds=self._context.settings.lease_seconds,
+                labels=self._labels,
             )
             if lease is None:
                 return

@@ -17,6 +17,7 @@ from expunge.registry import jobs
 from expunge.registry.jobs import Failure
 from expunge.worker.context import Context
 from expunge.worker.courier import Courier
+from expunge.worker.device import one_device
 from expunge.worker.leases import Held, Stopped
 from expunge.worker.task import STOPPED_STATUS, Task, to_json
 
@@ -84,7 +85,7 @@ class Watch:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_end],
-                env=os.environ | visible_devices(self._context.settings.device),
+                env=one_device(self._context.settings.device),
                 # A group of its own: Ctrl-C in a terminal reaches the supervisor, which decides.
                 process_group=0,
             )
@@ -193,12 +194,6 @@ CRASHES = {
     "out-of-memory": "the training process ran out of memory",
     "exception": "the training process ran into an unexpected error",
 }
-
-
-def visible_devices(device: str) -> dict[str, str]:
-    """Environment of a process that is to see one device of several: of `cuda:1` only the second."""
-    _, _, number = device.partition(":")
-    return {"CUDA_VISIBLE_DEVICES": number} if number else {}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
