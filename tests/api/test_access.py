@@ -19,10 +19,13 @@ EVERYBODY = {role.value for role in Role}
 OPEN = {"show_health", "show_readiness", "list_methods", "list_signing_keys"}
 ALLOWED = {
     "show_caller": EVERYBODY,
+    "show_metrics": OPERATOR,
     "create_party": OPERATOR,
     "list_parties": OPERATOR,
     "create_key": OPERATOR,
-    "revoke_key": OPERATOR,
+    "list_keys": EVERYBODY,
+    "rotate_key": EVERYBODY,
+    "revoke_key": EVERYBODY,
     "create_dataset": OWNERS,
     "list_datasets": AUDITORS,
     "show_dataset": AUDITORS,
@@ -210,7 +213,8 @@ def test_a_new_key_works_and_its_secret_is_shown_once(operator: User, url: str) 
     key = issued.json()
     headers = {"Authorization": f"Bearer {key['secret']}"}
     me = httpx.get(f"{url}/me", headers=headers, trust_env=False).json()
-    assert me == {"party": party, "key": {"id": key["id"], "expires_at": key["expires_at"]}}
+    shown = {name: key[name] for name in ("id", "expires_at", "scopes")}
+    assert me == {"party": party, "key": shown}
     assert "secret" not in me["key"]
     assert party in operator.get("/parties", params={"limit": 200}).json()["items"]
     problem_of(operator.post("/parties", {"name": "Ada", "role": "auditor"}), 409, "conflict")

@@ -12,6 +12,8 @@ from expunge.api.app import create_app
 from expunge.registry.settings import Settings
 from expunge.unlearning.catalog import METHODS
 
+CHECKS = ("database", "migrations", "objects", "clock", "work_dir")
+
 
 @pytest.fixture(scope="module")
 def document(anonymous: httpx.Client) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def test_a_running_service_is_healthy_and_ready(anonymous: httpx.Client) -> None
     assert anonymous.get("/healthz").json() == {"status": "ok"}
     assert anonymous.get("/readyz").json() == {
         "status": "ready",
-        "checks": {"database": "ok", "migrations": "ok", "objects": "ok"},
+        "checks": dict.fromkeys(CHECKS, "ok"),
     }
 
 
@@ -104,7 +106,8 @@ async def test_without_a_database_it_is_healthy_but_not_ready(tmp_path: Path) ->
         assert readiness.status_code == 503
         assert readiness.json() == {
             "status": "not_ready",
-            "checks": {"database": "failed", "migrations": "failed", "objects": "ok"},
+            "checks": dict.fromkeys(CHECKS, "ok")
+            | {"database": "failed", "migrations": "failed", "clock": "warning"},
         }
         answer = await http.get("/me", headers={"Authorization": "Bearer xpk_x"})
         problem_of(answer, 503, "unavailable")

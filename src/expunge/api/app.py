@@ -6,10 +6,11 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from expunge.api import openapi, problems
+from expunge.api import metering, openapi, problems
 from expunge.api.auth import authenticated
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
+from expunge.api.readiness import Readiness, checks_of
 from expunge.api.routes import (
     alerts,
     audits,
@@ -24,6 +25,7 @@ from expunge.api.routes import (
     jobs,
     log,
     methods,
+    metrics,
     models,
     parties,
     requests,
@@ -37,12 +39,13 @@ from expunge.registry.objects import open_store
 from expunge.registry.scratch import Scratch
 from expunge.registry.settings import Settings
 from expunge.registry.subsets import Indexes
+from expunge.registry.vitals import Vitals
 
 POOL_SIZE = 30
 """With SQLAlchemy's overflow of 10: as many connections as the server has handler threads."""
 
 OPEN = (health.router, methods.router, signing_keys.router)
-"""The only routers that answer without a key."""
+"""The only routers that answer without a key; that of the metrics checks its own."""
 KEYED = (
     parties.router,
     datasets.router,
@@ -84,11 +87,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             indexes=Indexes(store),
             endings=endings,
             drawings=Drawings(store),
+            readiness=Readiness(checks_of(own, engine, store)),
+            vitals=Vitals(sessions(engine)),
         )
         yield
         endings.stop()
         engine.dispose()
         scratch.close()
+        metering.leave()
 
     app = FastAPI(
         title=openapi.TITLE,
@@ -100,7 +106,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(RequestTracing)
-    for router in OPEN:
+    app.add_middleware(metering.Metering)
+    for router in (*OPEN, metrics.router):
         app.include_router(router)
     keyed = APIRouter(dependencies=[Depends(authenticated)])
     for router in KEYED:

@@ -8,10 +8,12 @@ from sqlalchemy import Engine
 
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
+from expunge.api.readiness import Readiness
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
 from expunge.registry.subsets import Indexes
+from expunge.registry.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Service:
     indexes: Indexes
     endings: Endings
     drawings: Drawings
+    readiness: Readiness
+    vitals: Vitals
 
 
 async def current_service(request: Request) -> Service:

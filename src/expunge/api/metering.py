@@ -1,0 +1,132 @@
+"""Counts and times the calls of this process, by route template: no label holds an id or anything a caller chose.
+
+Several processes behind one address share their counts where PROMETHEUS_MULTIPROC_DIR names a folder
+(prometheus-client's own way); otherwise each tells its own.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from expunge.registry.vitals import Vitals
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+"""Label of methods and paths that no route knows: a caller may make up any number of them."""
+NO_ANSWER = "none"
+"""In place of a status: the caller left, or the connection broke, before there was one."""
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds; the longest is the longest `Prefer: wait`."""
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+# When each series began is of no use here, and doubles their number.
+prometheus_client.disable_created_metrics()
+REGISTRY = CollectorRegistry()
+CALLS = Counter(
+    "expunge_http_requests",
+    "Answered calls.",
+    ["method", "route", "status"],
+    registry=REGISTRY,
+)
+SECONDS = Histogram(
+    "expunge_http_request_seconds",
+    "From a call to the head of its answer: an event stream or download goes on after it.",
+    ["method", "route"],
+    buckets=BUCKETS,
+    registry=REGISTRY,
+)
+IN_PROGRESS = Gauge(
+    "expunge_http_requests_in_progress",
+    "Calls that are being answered, event streams included.",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+CHECKS = Gauge(
+    "expunge_check_ok",
+    "Outcome of the newest look at what /readyz checks: 1 for ok.",
+    ["check"],
+    multiprocess_mode="livemin",
+    registry=REGISTRY,
+)
+ProcessCollector(registry=REGISTRY)
+
+
+class Metering:
+    """ASGI middleware; pure bookkeeping."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status, seconds = NO_ANSWER, 0.0
+
+        async def send_metered(message: Message) -> None:
+            nonlocal status, seconds
+            if message["type"] == "http.response.start":
+                status, seconds = str(message["status"]), time.perf_counter() - started
+            await send(message)
+
+        IN_PROGRESS.inc()
+        try:
+            await self._app(scope, receive, send_metered)
+        finally:
+            IN_PROGRESS.dec()
+            method = scope["method"] if scope["method"] in METHODS else OTHER
+            route = getattr(scope.get("route"), "path", OTHER)
+            CALLS.labels(method, route, status).inc()
+            if status != NO_ANSWER:
+                SECONDS.labels(method, route).observe(seconds)
+
+
+class _Here(Collector):
+    """What is read at the moment of a scrape, and is the same whichever process answers it."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self._work_dir = work_dir
+
+    def collect(self) -> Iterator[Metric]:
+        disk = shutil.disk_usage(self._work_dir)
+        free = GaugeMetricFamily(
+            "expunge_work_dir_free_bytes", "Free space of the disk with the work folder."
+        )
+        free.add_metric([], disk.free)
+        total = GaugeMetricFamily("expunge_work_dir_bytes", "Size of that disk.")
+        total.add_metric([], disk.total)
+        build = GaugeMetricFamily("expunge_build", "Always 1.", labels=["version"])
+        build.add_metric([version("expunge")], 1)
+        yield from (free, total, build)
+
+
+def exposition(vitals: Vitals, work_dir: Path) -> bytes:
+    """Everything that a scrape of the api is told, in Prometheus's text format."""
+    counted = REGISTRY
+    if FOLDER in os.environ:
+        counted = CollectorRegistry()
+        MultiProcessCollector(counted)
+    at_scrape = CollectorRegistry()
+    at_scrape.register(vitals)
+    at_scrape.register(_Here(work_dir))
+    return generate_latest(counted) + generate_latest(at_scrape)
+
+
+def leave() -> None:
+    """This process ends: its gauges no longer count among those of the others."""
+    if FOLDER in os.environ:
+        mark_process_dead(os.getpid())
