@@ -8,34 +8,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from sqlalchemy import Engine
-from tests.faults import lives, results
+from tests.faults import results
 from tests.faults.records import Records, read
 
 from expunge.registry import orphans
 from expunge.registry.database import sessions
+from expunge.registry.fsck import lives
+from expunge.registry.fsck.rules import RULES
 from expunge.registry.objects import ObjectStore
 
 Check = Callable[[Records], Iterable[str]]
 Accepted = Mapping[tuple[str, str], str]
 
 ALWAYS: tuple[Check, ...] = (
-    lives.every_life_is_a_legal_path,
-    lives.attempts_are_counted_and_never_overlap,
-    lives.ends_have_reasons,
-    lives.a_worker_runs_one_job_and_a_model_one_training,
-    lives.a_request_goes_with_its_job,
+    *RULES,
     results.what_was_accepted_is_there,
     results.a_key_makes_one_request,
-    results.a_job_has_one_result,
-    results.what_was_asked_is_forgotten,
-    results.nothing_is_forgotten_twice,
-    results.lineage_is_a_chain,
-    results.heads_can_be_used,
 )
 """What holds at every moment, in the middle of anything."""
 AT_REST: tuple[Check, ...] = (
     *ALWAYS,
-    lives.nothing_is_left_undone,
+    results.nothing_is_left_undone,
     results.objects_are_named,
     results.no_note_is_left,
 )

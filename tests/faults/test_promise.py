@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.faults import lives
 from tests.faults.promise import AT_REST, violations
 from tests.faults.records import Records
+
+from expunge.registry.fsck import lives
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OBJECTS = frozenset({"sha256/aa/first", "sha256/bb/second"})

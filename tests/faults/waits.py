@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from tests.faults.lives import LIVE, TRAINING, states_of
 from tests.faults.records import Records
+
+from expunge.registry.fsck.lives import LIVE, TRAINING, states_of
 
 
 def seconds_beside_a_free_worker(records: Records) -> list[float]:

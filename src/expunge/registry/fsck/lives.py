@@ -1,11 +1,10 @@
-"""Checks of what the log tells: every life is a legal path, every attempt has one executor, nothing is skipped."""
+"""Rules about what the log tells: every life is a legal path, every attempt has one executor, nothing is skipped."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
-from tests.faults.records import Records, Row
-
 from expunge.registry import lifecycles
+from expunge.registry.fsck.records import Records, Row
 
 LIVE = ("running", "evaluating")
 TRAINING = ("pretrain", "unlearn")
@@ -124,13 +123,3 @@ def live_jobs_have_live_leases(records: Records, tolerance_seconds: float) -> It
             late = (clock["now"] - job["lease_expires_at"]).total_seconds()
             if late > tolerance_seconds:
                 yield f"{job['id']} is {job['state']}; its lease ran out {late:.1f} s ago"
-
-
-def nothing_is_left_undone(records: Records) -> Iterator[str]:
-    """Every request and every job has ended, and what waited for one knows."""
-    unfinished = {table: {s for s in life if life[s]} for table, (life, _) in LIVES.items()}
-    unfinished |= {"datasets": {"sealing"}, "checkpoints": {"checking"}}
-    for table, states in unfinished.items():
-        for row in records[table]:
-            if row["state"] in states:
-                yield f"{row['id']} is still {row['state']}"
