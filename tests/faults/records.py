@@ -36,5 +36,6 @@ def read(
     """All rows of all tables in one consistent picture, with the database's own time in `clock`."""
     # First: what is accepted while the rows are read may be missing from them.
     accepted = dict(accepted or {})
-    tables = fsck.read(engine, [name for name in Table.metadata.tables if name != "log"])
+    names = [name for name in Table.metadata.tables if name != "log"]
+    tables = fsck.read(engine, names, events=None)
     return Records(tables, objects=frozenset(objects), accepted=accepted)

@@ -80,7 +80,7 @@ def everything(rig: Rig) -> tuple[str, frozenset[str]]:
     """All rows and all objects; a sweep may take away what a lost attempt left."""
     records = read(rig.engine, list(rig.store.keys()))
     named = frozenset(key for key in records.objects if not key.startswith("snapshots/"))
-    return records.text(without=["clock", "pending_objects"]), named
+    return records.text(without=["clock", "pending_objects", "workers"]), named
 
 
 def last_of(log: Path, job_id: str) -> str:

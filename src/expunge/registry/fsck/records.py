@@ -86,8 +86,13 @@ class Records:
         return self.trained_on(checkpoint_id) - self.forgotten(checkpoint_id)
 
 
-def read(engine: Engine, tables: Collection[str] = TABLES) -> dict[str, list[dict[str, Any]]]:
-    """All rows of the tables in one picture, of the log (always) those that the rules look at.
+def read(
+    engine: Engine,
+    tables: Collection[str] = TABLES,
+    *,
+    events: Collection[str] | None = EVENTS,
+) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the tables, and of the log those of the events (all without), in one picture.
 
     The whole of it is in memory at once: some kilobytes for each job.
     """
@@ -96,11 +101,12 @@ def read(engine: Engine, tables: Collection[str] = TABLES) -> dict[str, list[dic
         def rows(query: Any, **values: Any) -> list[dict[str, Any]]:
             return [dict(row) for row in connection.execute(query, values).mappings()]
 
-        events = text("SELECT * FROM log WHERE event IN :events ORDER BY seq")
+        told = text("SELECT * FROM log WHERE :all OR event IN :events ORDER BY seq")
+        told = told.bindparams(bindparam("events", expanding=True))
         found = {
             name: rows(text(f'SELECT * FROM "{name}"'))  # noqa: S608 - names of our own tables
             for name in tables
         }
-        found["log"] = rows(events.bindparams(bindparam("events", expanding=True)), events=EVENTS)
+        found["log"] = rows(told, all=events is None, events=list(events or ()))
         found["clock"] = rows(text("SELECT now() AS now"))
     return found
