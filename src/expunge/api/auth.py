@@ -2,16 +2,20 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from expunge.api import scopes
 from expunge.api.service import CurrentService
 from expunge.api.tracing import PARTY_ID
 from expunge.registry import parties
 from expunge.registry.errors import Forbidden, Unauthenticated
 from expunge.registry.tables import ApiKey, Party, Role
+
+_USE = timedelta(seconds=parties.USE_SECONDS)
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -37,12 +41,17 @@ def authenticated(
 
     Raises:
         Unauthenticated: no key, or not a live one.
+        ScopeMissing: the key is not for such calls.
     """
     if credentials is None:
         raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
     with service.readings() as session:
         key = parties.authenticate(session, credentials.credentials)
     request.scope[PARTY_ID] = key.party_id
+    scopes.require(key, scopes.needed_by(request))
+    if key.last_used_at is None or datetime.now(UTC) - key.last_used_at > _USE:
+        with service.sessions.begin() as session:
+            parties.note_use(session, key.id)
     return Caller(key.party, key)
 
 

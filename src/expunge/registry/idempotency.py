@@ -16,6 +16,7 @@ from expunge.registry.tables import IdempotencyKey
 CallName = Literal[
     "create-party",
     "issue-key",
+    "rotate-key",
     "create-dataset",
     "create-model",
     "pretrain",

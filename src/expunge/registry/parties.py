@@ -2,19 +2,22 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Select, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from expunge.registry import idempotency, log
+from expunge.registry import idempotency, log, visibility
 from expunge.registry.errors import Conflict, NotFound, Unauthenticated
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.tables import ApiKey, Party, Role
+from expunge.registry.tables import ApiKey, Party, Role, Scope
 
 SECRET_PREFIX = "xpk_"  # noqa: S105 - marks a string as a key of this service, for secret scanners
 SECRET_BYTES = 32
+USE_SECONDS = 60
+"""How exactly a key's last use is known: writing it down costs more than looking a key up."""
 
 # Every call begins with it: building a statement takes longer than running it.
 _LIVE_KEY = select(ApiKey).where(
@@ -60,33 +63,85 @@ def issue_key(
     *,
     expires_in_days: int | None,
     actor: str,
+    scopes: Sequence[Scope] | None = None,
     idempotency_key: str | None = None,
 ) -> IssuedKey:
     """Give a party a new key; with the Idempotency-Key of an earlier call, that call's key, without its secret.
+
+    Without `scopes` it may do all that the party's role may.
 
     Raises:
         IdempotencyConflict: the Idempotency-Key was used with other content.
         NotFound: no such party.
     """
     key_id = new_id(Prefix.KEY)
-    call = idempotency.Call(actor, idempotency_key, "issue-key", [party_id, expires_in_days])
+    held = None if scopes is None else sorted(set(scopes))
+    content = [party_id, expires_in_days, *([held] if held else [])]
+    call = idempotency.Call(actor, idempotency_key, "issue-key", content)
     if earlier := idempotency.remember(session, call, key_id):
         return IssuedKey(session.get_one(ApiKey, earlier), None)
     if session.get(Party, party_id) is None:
         raise NotFound.of("party", party_id)
-    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     expires_at = (
         datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
     )
-    key = ApiKey(
-        id=key_id,
-        party_id=party_id,
-        secret_sha256=_sha256(secret),
-        expires_at=expires_at,
+    key = ApiKey(id=key_id, party_id=party_id, scopes=held, expires_at=expires_at)
+    detail = {"scopes": held} if held else {}
+    return _added(session, key, actor, party_id=party_id, **detail)
+
+
+def rotate_key(
+    session: Session,
+    party: Party,
+    key_id: str,
+    *,
+    overlap: timedelta,
+    idempotency_key: str | None = None,
+) -> IssuedKey:
+    """Replace an own, live key: a new secret with the same scopes and as long a life, the old one for `overlap` more.
+
+    With the Idempotency-Key of an earlier call, that call's key, without its secret.
+
+    Raises:
+        IdempotencyConflict: the Idempotency-Key was used with other content.
+        NotFound: not an own key.
+        Conflict: it has ended, or was rotated before.
+    """
+    new_key_id = new_id(Prefix.KEY)
+    content = [key_id, overlap.total_seconds()]
+    call = idempotency.Call(party.id, idempotency_key, "rotate-key", content)
+    if earlier := idempotency.remember(session, call, new_key_id):
+        return IssuedKey(session.get_one(ApiKey, earlier), None)
+    own = select(ApiKey).where(ApiKey.id == key_id, ApiKey.party_id == party.id)
+    old = session.scalar(own.with_for_update(of=ApiKey))
+    if old is None:
+        raise NotFound.of("key", key_id)
+    now = datetime.now(UTC)
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        raise Conflict(f"Key {key_id} has ended; it cannot be rotated any more.")
+    if successor := session.scalar(select(ApiKey.id).where(ApiKey.replaces_id == key_id)):
+        raise Conflict(f"Key {key_id} was rotated before, to {successor}.", replaced_by=successor)
+    lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+    new = ApiKey(
+        id=new_key_id,
+        party_id=party.id,
+        scopes=old.scopes,
+        expires_at=None if lifetime is None else now + lifetime,
+        replaces_id=key_id,
     )
+    end = now + overlap
+    old.expires_at = end if old.expires_at is None else min(end, old.expires_at)
+    log.append(session, party.id, key_id, "rotated", replaced_by=new_key_id)
+    return _added(session, new, party.id, party_id=party.id, replaces=key_id)
+
+
+def _added(session: Session, key: ApiKey, actor: str, **detail: object) -> IssuedKey:
+    """The new key with a secret of its own, written and logged."""
+    secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    key.secret_sha256 = _sha256(secret)
     session.add(key)
     session.flush()
-    log.append(session, actor, key.id, "created", party_id=party_id)
+    log.append(session, actor, key.id, "created", **detail)
     return IssuedKey(key, secret)
 
 
@@ -100,18 +155,29 @@ def operator_named(session: Session, name: str, *, actor: str) -> Party:
     return party or create_party(session, name, Role.OPERATOR, actor=actor)
 
 
-def revoke_key(session: Session, key_id: str, *, actor: str) -> None:
-    """End a key's life at once; ending it again changes nothing.
+def revoke_key(session: Session, party: Party, key_id: str) -> None:
+    """End a key's life at once, an operator anybody's; ending it again changes nothing.
 
     Raises:
-        NotFound: no such key.
+        NotFound: no such key that the party may see.
     """
-    key = session.get(ApiKey, key_id)
-    if key is None:
-        raise NotFound.of("key", key_id)
+    key = visibility.one(session, visibility.keys(party), key_id)
     if key.revoked_at is None:
         key.revoked_at = func.now()
-        log.append(session, actor, key.id, "revoked")
+        log.append(session, party.id, key.id, "revoked")
+
+
+def note_use(session: Session, key_id: str) -> None:
+    """Write down that a key was used just now, unless that was done within the last minute or is being done."""
+    stale: Select[str] = select(ApiKey.id).where(
+        ApiKey.id == key_id,
+        or_(
+            ApiKey.last_used_at.is_(None),
+            ApiKey.last_used_at < func.now() - timedelta(seconds=USE_SECONDS),
+        ),
+    )
+    waiting = stale.with_for_update(skip_locked=True).scalar_subquery()
+    session.execute(update(ApiKey).where(ApiKey.id == waiting).values(last_used_at=func.now()))
 
 
 def authenticate(session: Session, secret: str) -> ApiKey:

@@ -60,6 +60,7 @@ Row = TypeVar(
     Comparison,
     Delegation,
     Encoding,
+    ApiKey,
 )
 
 
@@ -67,6 +68,14 @@ def parties(operator: Party) -> Select[Party]:
     """Everybody, for an operator; else oneself."""
     everybody = select(Party)
     return everybody if operator.role == Role.OPERATOR else everybody.where(Party.id == operator.id)
+
+
+def keys(party: Party) -> Select[ApiKey]:
+    """Own keys; everybody's, for an operator."""
+    everybodys = select(ApiKey)
+    return (
+        everybodys if party.role == Role.OPERATOR else everybodys.where(ApiKey.party_id == party.id)
+    )
 
 
 def datasets(party: Party) -> Select[Dataset]:
@@ -206,6 +215,7 @@ KIND: dict[type, str] = {
     Comparison: "comparison",
     Delegation: "delegation",
     Encoding: "encoding",
+    ApiKey: "key",
 }
 
 
@@ -225,12 +235,10 @@ def _jobs_about_delegated(party: Party) -> Select[str]:
 
 def _log_subjects(party: Party) -> CompoundSelect[str]:
     """Ids of whatever has rows in the log that the party may read completely."""
-    keys = select(ApiKey.id)
     operated = () if party.role != Role.OPERATOR else (select(literal(OBJECTS)),)
-    own_keys = keys if party.role == Role.OPERATOR else keys.where(ApiKey.party_id == party.id)
     return union_all(
         select(SigningKey.id),
-        own_keys,
+        keys(party).with_only_columns(ApiKey.id),
         *operated,
         parties(party).with_only_columns(Party.id),
         select(Dataset.id).where(Dataset.owner_id == party.id),

@@ -1,6 +1,9 @@
 """Who takes part: parties, their keys, and who the caller is."""
 
-from fastapi import APIRouter, Response
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from expunge.api import pages
 from expunge.api.auth import AnyCaller, Operator
@@ -8,9 +11,10 @@ from expunge.api.bodies import JsonRoute
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import parties as schemas
-from expunge.api.schemas.values import IdempotencyKey, KeyPath, PartyPath
+from expunge.api.schemas.values import IdempotencyKey, KeyPath, PartyId, PartyPath
 from expunge.api.service import CurrentService
 from expunge.registry import parties, visibility
+from expunge.registry.tables import ApiKey
 
 router = APIRouter(tags=["parties"], route_class=JsonRoute)
 
@@ -18,8 +22,7 @@ router = APIRouter(tags=["parties"], route_class=JsonRoute)
 @router.get("/me", summary="Who am I?")
 def show_caller(caller: AnyCaller) -> schemas.Me:
     """The party and the key of this call."""
-    key = schemas.UsedKey(id=caller.key.id, expires_at=caller.key.expires_at)
-    return schemas.Me(party=schemas.Party.of(caller.party), key=key)
+    return schemas.Me(party=schemas.Party.of(caller.party), key=schemas.UsedKey.of(caller.key))
 
 
 @router.post("/parties", status_code=201, summary="Add a party", responses=documented(403, 409))
@@ -64,12 +67,13 @@ def create_key(
 
     Repeated with its Idempotency-Key, the call answers with the same key and `secret: null`.
     """
-    days = body.expires_in_days if body is not None else None
+    wanted = body or schemas.NewKey()
     with service.sessions.begin() as session:
         issued = parties.issue_key(
             session,
             party_id,
-            expires_in_days=days,
+            expires_in_days=wanted.expires_in_days,
+            scopes=wanted.scopes,
             actor=operator.id,
             idempotency_key=idempotency_key,
         )
@@ -77,10 +81,57 @@ def create_key(
     return schemas.IssuedKey.of(issued)
 
 
-@router.delete(
-    "/keys/{key_id}", status_code=204, summary="Revoke a key", responses=documented(403, 404)
+@router.get("/keys", summary="List keys")
+def list_keys(
+    caller: AnyCaller,
+    service: CurrentService,
+    page: Paging,
+    party_id: Annotated[PartyId | None, Query(description="Only those of this party.")] = None,
+) -> Page[schemas.Key]:
+    """Your keys, everybody's for an operator, newest first, those that have ended too; no secrets."""
+    readable = visibility.keys(caller.party)
+    if party_id is not None:
+        readable = readable.where(ApiKey.party_id == party_id)
+    with service.sessions() as session:
+        rows, following = pages.rows(session, readable, page)
+    return Page(items=[schemas.Key.of(row) for row in rows], next_cursor=following)
+
+
+@router.post(
+    "/keys/{key_id}/rotate",
+    status_code=201,
+    summary="Replace a key",
+    responses=documented(404, 409),
 )
-def revoke_key(key_id: KeyPath, operator: Operator, service: CurrentService) -> None:
-    """End a key's life at once. Revoking it again changes nothing."""
+def rotate_key(
+    *,
+    key_id: KeyPath,
+    caller: AnyCaller,
+    service: CurrentService,
+    response: Response,
+    body: schemas.Rotation | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> schemas.IssuedKey:
+    """Replace a key of yours: a new secret, shown once, for as long as the old key was made for.
+
+    The old secret works for `overlap_hours` more. Scopes stay. Repeated with its Idempotency-Key,
+    the call answers with the same key and `secret: null`.
+    """
+    wanted = body or schemas.Rotation()
     with service.sessions.begin() as session:
-        parties.revoke_key(session, key_id, actor=operator.id)
+        issued = parties.rotate_key(
+            session,
+            caller.party,
+            key_id,
+            overlap=timedelta(hours=wanted.overlap_hours),
+            idempotency_key=idempotency_key,
+        )
+    response.headers["Cache-Control"] = "no-store"
+    return schemas.IssuedKey.of(issued)
+
+
+@router.delete("/keys/{key_id}", status_code=204, summary="Revoke a key", responses=documented(404))
+def revoke_key(key_id: KeyPath, caller: AnyCaller, service: CurrentService) -> None:
+    """End the life of a key of yours at once, an operator anybody's. Done again, it changes nothing."""
+    with service.sessions.begin() as session:
+        parties.revoke_key(session, caller.party, key_id)
