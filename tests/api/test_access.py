@@ -26,6 +26,7 @@ ALLOWED = {
     "list_keys": EVERYBODY,
     "rotate_key": EVERYBODY,
     "revoke_key": EVERYBODY,
+    "show_fleet": OPERATOR,
     "create_dataset": OWNERS,
     "list_datasets": AUDITORS,
     "show_dataset": AUDITORS,

@@ -37,6 +37,7 @@ TAGS = [
     {"name": "requests", "description": "Removal requests and their progress."},
     {"name": "estimates", "description": "Time and cost of a removal, by method."},
     {"name": "jobs", "description": "Training runs of a model owner's models."},
+    {"name": "workers", "description": "Who works, and what there is to do."},
     {"name": "delegations", "description": "Auditors who act for an owner, for a time."},
     {"name": "encodings", "description": "Outputs of both encoders, to audit at home."},
     {"name": "audits", "description": "What became of the owner's samples, black box."},

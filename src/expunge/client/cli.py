@@ -16,6 +16,7 @@ from expunge.client.commands import (
     models,
     parties,
     requests,
+    workers,
 )
 
 EPILOG = """The service's address and your key come from EXPUNGE_URL and EXPUNGE_KEY.
@@ -35,6 +36,7 @@ def build_app() -> typer.Typer:
     app.add_typer(models.app, name="models")
     app.add_typer(requests.app, name="requests")
     app.add_typer(jobs.app, name="jobs")
+    app.add_typer(workers.app, name="worker")
     app.add_typer(alerts.app, name="alerts")
     app.add_typer(log.app, name="log")
     app.add_typer(delegations.app, name="delegations")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Role = Literal["operator", "model_owner", "data_owner", "auditor"]
+Scope = Literal["read", "write", "audit", "keys"]
 Level = Literal["encoder", "projector", "image_text"]
 Which = Literal["before", "after", "gap"]
 Picture = Literal["before", "after", "gap", "triptych"]
@@ -35,10 +36,11 @@ class Party(Resource):
 
 
 class KeyInfo(Resource):
-    """The key in use, without its secret."""
+    """The key in use, without its secret; `scopes` says what it is for."""
 
     id: str
     expires_at: datetime | None
+    scopes: list[str]
 
 
 class Me(Resource):
@@ -54,8 +56,22 @@ class Key(Resource):
     id: str
     party_id: str
     secret: str
+    scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
+
+
+class ListedKey(Resource):
+    """A key without its secret; `last_used_at` is exact to the minute, `replaces` the key it was rotated from."""
+
+    id: str
+    party_id: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    replaces: str | None
 
 
 class Method(Resource):
@@ -292,6 +308,7 @@ class Job(Resource):
     due_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    waiting_for: str | None = None
 
 
 class LogEntry(Resource):

@@ -16,6 +16,7 @@ from expunge.client.comparisons import Comparisons
 from expunge.client.datasets import DatasetCalls
 from expunge.client.delegations import DelegationCalls
 from expunge.client.encodings import EncodingCalls
+from expunge.client.fleet import FleetCalls
 from expunge.client.log import LogCalls
 from expunge.client.models import ModelCalls
 from expunge.client.parties import PartyCalls
@@ -43,6 +44,7 @@ class Client(
     DelegationCalls,
     CertificateCalls,
     AlertCalls,
+    FleetCalls,
     LogCalls,
 ):
     """The service as seen with one key.

@@ -1,10 +1,11 @@
 """Which workers there are, what waits for them, and whether one of them can do a job. Never gives work out."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -18,6 +19,8 @@ BEAT_SECONDS = 10.0
 GONE_AFTER = timedelta(seconds=3.5 * BEAT_SECONDS)
 """Three signs of life are missing."""
 FORGOTTEN_AFTER = timedelta(days=1)
+DISPATCHER = "dispatch"
+"""Role of a process that does no jobs but announces them; it is entered among the workers too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,33 @@ def forget_gone(session: Session) -> None:
     session.execute(delete(Worker).where(Worker.last_seen_at < func.now() - FORGOTTEN_AFTER))
 
 
-def is_live() -> ColumnElement[bool]:
-    """Condition: the worker was heard of lately."""
-    return Worker.last_seen_at >= func.now() - GONE_AFTER
+def now(session: Session) -> datetime:
+    """By the database's clock, which writes all times of workers and jobs."""
+    return session.execute(select(func.now())).scalar_one()
 
 
-def on_same_device(session: Session, presence: Presence) -> Sequence[str]:
-    """Names of other live workers of the same role that use this worker's device, which is meant for one."""
-    if presence.device_id is None:
-        return []
-    same = select(Worker.name).where(
-        Worker.device_id == presence.device_id,
-        Worker.role == presence.role,
-        Worker.name != presence.name,
-        is_live(),
-    )
-    return session.scalars(same.order_by(Worker.name)).all()
+def workers(session: Session) -> Sequence[Worker]:
+    """All that are not forgotten, by role and name."""
+    return session.scalars(select(Worker).order_by(Worker.role, Worker.name)).all()
+
+
+def is_live(worker: Worker, now: datetime) -> bool:
+    """Whether it was heard of lately; `now` by the database's clock."""
+    return now - worker.last_seen_at <= GONE_AFTER
+
+
+def sharing(workers: Sequence[Worker], now: datetime) -> dict[str, list[str]]:
+    """For live workers that share a GPU, which is meant for one, with live ones of their role: the others' names."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for each in workers:
+        if each.device_id is not None and is_live(each, now):
+            users.setdefault((each.role, each.device_id), []).append(each.name)
+    return {
+        name: [other for other in names if other != name]
+        for names in users.values()
+        for name in names
+        if len(names) > 1
+    }
 
 
 def held(session: Session, names: Collection[str]) -> dict[str, list[Job]]:
@@ -125,18 +139,46 @@ def unserved(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
     queued = [job for job in jobs if job.state == JobState.QUEUED]
     if not queued:
         return {}
-    workers = session.execute(
-        select(Worker.kinds, Worker.labels).where(is_live(), ~Worker.stopping)
-    ).all()
     stored = select(Model.id, Model.policy).where(Model.id.in_({job.model_id for job in queued}))
     asked = {model_id: policies.of(row).worker_labels for model_id, row in session.execute(stored)}
-    reasons = {}
-    for job in queued:
-        offered = [set(labels) for kinds, labels in workers if job.kind in kinds]
-        labels = asked.get(job.model_id, ()) if job.kind in MODEL_OWNER_KINDS else ()
-        if not offered:
-            reasons[job.id] = f"no live worker does jobs of the kind {job.kind}"
-        elif not any(offer.issuperset(labels) for offer in offered):
-            named = ", ".join(labels)
-            reasons[job.id] = f"no live worker has the label{'s' * (len(labels) > 1)} {named}"
-    return reasons
+    offers = _offers(session)
+    reasons = {job.id: _objection(job.kind, asked.get(job.model_id, ()), offers) for job in queued}
+    return {job_id: reason for job_id, reason in reasons.items() if reason is not None}
+
+
+def all_unserved(session: Session) -> dict[str, int]:
+    """Why nobody can do due jobs that wait, and how many there are for each reason."""
+    asked = Model.policy["worker_labels"]
+    counted = (
+        select(Job.kind, asked, func.count())
+        .outerjoin(Model, Model.id == Job.model_id)
+        .where(Job.state == JobState.QUEUED, Job.due_at <= func.now())
+        .group_by(Job.kind, asked)
+    )
+    offers, found = _offers(session), Counter[str]()
+    for kind, labels, jobs in session.execute(counted):
+        reason = _objection(kind, labels or (), offers)
+        if reason is not None:
+            found[reason] += jobs
+    return dict(found)
+
+
+def _offers(session: Session) -> list[tuple[list[str], list[str]]]:
+    """Kinds and labels of all live workers that take jobs."""
+    live = select(Worker.kinds, Worker.labels).where(
+        Worker.last_seen_at >= func.now() - GONE_AFTER, ~Worker.stopping
+    )
+    return [(kinds, labels) for kinds, labels in session.execute(live)]
+
+
+def _objection(
+    kind: str, labels: Collection[str], offers: list[tuple[list[str], list[str]]]
+) -> str | None:
+    wanted = set(labels) if kind in MODEL_OWNER_KINDS else set()
+    able = [set(offered) for kinds, offered in offers if kind in kinds]
+    if not able:
+        return f"no live worker does jobs of the kind {kind}"
+    if any(wanted <= offered for offered in able):
+        return None
+    one = "label" if len(wanted) == 1 else "labels"
+    return f"no live worker has the {one} {', '.join(sorted(wanted))}"

@@ -44,6 +44,25 @@ def presence_of(
     )
 
 
+def presence_of_dispatcher() -> Presence:
+    """What a dispatcher that starts now says of itself: it does no jobs, and needs no device."""
+    host = platform.node()
+    return Presence(
+        name=f"{fleet.DISPATCHER}-{os.getpid()}@{host}",
+        role=fleet.DISPATCHER,
+        kinds=[],
+        host=host,
+        pid=os.getpid(),
+        version=version("expunge"),
+        device="none",
+        device_name=None,
+        device_id=None,
+        memory_bytes=None,
+        labels=[],
+        started_at=datetime.now(UTC),
+    )
+
+
 class SignsOfLife:
     """Tells the registry every few seconds that a worker is there, and at last that it is not."""
 
@@ -82,11 +101,12 @@ class SignsOfLife:
     def _beat(self) -> None:
         with self._context.sessions.begin() as session:
             fleet.beat(session, self._presence, stopping=self._context.stopping.is_set())
-            neighbours = set(fleet.on_same_device(session, self._presence))
-        for name in sorted(neighbours - self._neighbours):
+            shared = fleet.sharing(fleet.workers(session), fleet.now(session))
+        neighbours = set(shared.get(self._presence.name, ()))
+        for other in sorted(neighbours - self._neighbours):
             logger.warning(
                 "another worker uses the same device; both may run out of memory",
-                other=name,
+                other=other,
                 device=self._presence.device,
             )
         self._neighbours = neighbours

@@ -19,7 +19,7 @@ from expunge.api.schemas.log import OWNERS, LogEntry
 from expunge.api.schemas.values import JobPath, Progress
 from expunge.api.service import CurrentService
 from expunge.evidence.manifest import Manifest
-from expunge.registry import lifecycles, manifests, steering, visibility
+from expunge.registry import fleet, lifecycles, manifests, steering, visibility
 from expunge.registry.jobs import LIVE_STATES
 from expunge.registry.tables import Job, Party
 
@@ -31,7 +31,8 @@ def list_jobs(owner: ModelOwner, service: CurrentService, page: Paging) -> Page[
     """Pre-training and unlearning of your models, newest first."""
     with service.sessions() as session:
         rows, following = pages.rows(session, _readable(owner), page)
-        items = [schemas.Job.of(row) for row in rows]
+        unserved = fleet.unserved(session, rows)
+        items = [schemas.Job.of(row, unserved.get(row.id)) for row in rows]
     return Page(items=items, next_cursor=following)
 
 
@@ -39,7 +40,8 @@ def list_jobs(owner: ModelOwner, service: CurrentService, page: Paging) -> Page[
 def show_job(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> schemas.Job:
     """State, progress, attempts, and what was measured once it is done."""
     with service.sessions() as session:
-        return schemas.Job.of(visibility.one(session, _readable(owner), job_id))
+        row = visibility.one(session, _readable(owner), job_id)
+        return schemas.Job.of(row, fleet.unserved(session, [row]).get(row.id))
 
 
 @router.patch("/jobs/{job_id}", summary="Change a job's turn", responses=documented(403, 404, 409))
@@ -49,7 +51,7 @@ def change_job(
     """Let a waiting job go before or after others of yours of the same kind."""
     with service.sessions.begin() as session:
         row = steering.prioritise(session, owner, job_id, body.priority)
-        return schemas.Job.of(row)
+        return schemas.Job.of(row, fleet.unserved(session, [row]).get(row.id))
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a job", responses=documented(403, 404, 409))

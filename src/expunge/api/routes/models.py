@@ -13,7 +13,7 @@ from expunge.api.schemas import models as schemas
 from expunge.api.schemas.values import IdempotencyKey, ModelPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
-from expunge.registry import drift, models, policies, visibility
+from expunge.registry import drift, fleet, models, policies, visibility
 from expunge.registry.tables import Checkpoint, Model, Party
 
 router = APIRouter(tags=["models"], route_class=JsonRoute)
@@ -132,6 +132,6 @@ def start_pretraining(
         )
         session.flush()
         session.refresh(row)
-        answer = job_schemas.Job.of(row)
+        answer = job_schemas.Job.of(row, fleet.unserved(session, [row]).get(row.id))
     accepted(response, f"/jobs/{answer.id}")
     return answer

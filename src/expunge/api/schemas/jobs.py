@@ -80,9 +80,13 @@ class Job(BaseModel):
     )
     started_at: datetime | None
     finished_at: datetime | None
+    waiting_for: str | None = Field(
+        description="What keeps a queued job from being done by any worker that is there.",
+        examples=["no live worker has the label a100"],
+    )
 
     @classmethod
-    def of(cls, row: tables.Job) -> Self:
+    def of(cls, row: tables.Job, waiting_for: str | None = None) -> Self:
         """The whole job."""
         return cls(
             id=row.id,
@@ -109,6 +113,7 @@ class Job(BaseModel):
             due_at=row.due_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
+            waiting_for=waiting_for,
         )
 
 
