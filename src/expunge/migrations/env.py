@@ -3,10 +3,8 @@
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
+from expunge.registry.migration import MIGRATION_LOCK, note_what_fits
 from expunge.registry.tables import Table
-
-MIGRATION_LOCK = 0x657870756E6765
-"""Advisory lock: the letters of `expunge`."""
 
 
 def run() -> None:
@@ -21,6 +19,7 @@ def run() -> None:
             connection.execute(text("SET LOCAL lock_timeout = '30s'"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             context.run_migrations()
+            note_what_fits(connection, context.script)
     engine.dispose()
 
 

@@ -8,6 +8,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
+# True only if the program before this revision can go on running on it (docs/how-to/upgrade.md).
+expands = False
 
 
 def upgrade() -> None:

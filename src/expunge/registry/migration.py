@@ -1,4 +1,9 @@
-"""Bringing the database to the newest schema, and asking whether it is there."""
+"""Bringing the database to the newest schema, and asking whether this program can run on the one that is there.
+
+A process may meet a schema newer than itself while others are upgraded. Which programs can run on a
+schema, the schema says itself: with every migration the oldest revision whose program still can is
+written beside the revision (see `oldest_that_fits`).
+"""
 
 from pathlib import Path
 
@@ -6,9 +11,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 SCRIPTS = Path(__file__).parents[1] / "migrations"
+MIGRATION_LOCK = 0x657870756E6765
+"""Advisory lock of who migrates: the letters of `expunge`."""
+VERSION_TABLE = "alembic_version"
+"""Alembic's own table; its comment is the oldest revision whose program fits."""
 
 
 def configuration(url: str) -> Config:
@@ -24,8 +33,58 @@ def migrate(url: str, revision: str = "head") -> None:
     command.upgrade(configuration(url), revision)
 
 
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the database's schema; None for an empty database."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def is_current(engine: Engine) -> bool:
     """Whether the database is at the newest revision that this package knows."""
-    head = ScriptDirectory.from_config(configuration("")).get_current_head()
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision() == head
+        return revision_of(connection) == newest()
+
+
+def newest() -> str | None:
+    """The newest revision that this package knows."""
+    return _scripts().get_current_head()
+
+
+def is_known(revision: str) -> bool:
+    """Whether this package has the revision's script."""
+    return revision in {script.revision for script in _scripts().walk_revisions()}
+
+
+def fits(engine: Engine) -> bool:
+    """Whether this program can run on the database's schema: it is the newest known, or a newer one that says so."""
+    with engine.connect() as connection:
+        revision = revision_of(connection)
+        if revision is None or is_known(revision):
+            return revision == newest()
+        oldest = connection.scalar(
+            text(f"SELECT obj_description('{VERSION_TABLE}'::regclass, 'pg_class')")
+        )
+    return oldest is not None and is_known(oldest)
+
+
+def oldest_that_fits(scripts: ScriptDirectory, revision: str) -> str:
+    """The oldest revision whose program can run on the schema of this one.
+
+    A script with `expands = True` only adds what the program before it need not know: that program
+    goes on running. Any other script ends all programs before its own.
+    """
+    script = scripts.get_revision(revision)
+    while getattr(script.module, "expands", False) and isinstance(script.down_revision, str):
+        script = scripts.get_revision(script.down_revision)
+    return script.revision
+
+
+def note_what_fits(connection: Connection, scripts: ScriptDirectory) -> None:
+    """Write beside the schema's revision which programs can run on it, in the transaction that migrates."""
+    revision = revision_of(connection)
+    if revision is not None:
+        oldest = oldest_that_fits(scripts, revision)
+        connection.execute(text(f"COMMENT ON TABLE {VERSION_TABLE} IS '{oldest}'"))
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(configuration(""))
