@@ -142,6 +142,21 @@ def test_keys_are_made_and_revoked(service: Service) -> None:
     assert "HTTP 401" in refused.output
 
 
+def test_a_key_is_held_to_scopes_listed_and_rotated(service: Service) -> None:
+    operator = service.operator
+    party = operator.create_party("Mallory", "data_owner")
+    key = operator.create_key(party.id, 30, scopes=["read", "keys"])
+    assert sorted(key.scopes) == ["keys", "read"]
+    refused = run(service, key.secret, "datasets", "create", "photos")
+    assert "HTTP 403" in refused.output
+    new = answer(run(service, key.secret, "keys", "rotate", key.id, "--json"))
+    listed = run(service, str(new["secret"]), "keys", "list", "--json")
+    assert {key.id, new["id"]} == {each["id"] for each in json.loads(listed.output)}
+    assert {each.id for each in operator.keys(party.id)} == {key.id, new["id"]}
+    unknown = run(service, None, "keys", "create", party.id, "--scope", "all")
+    assert "unknown scope 'all'" in unknown.output
+
+
 def test_without_a_key_the_hint_says_where_to_put_one(service: Service) -> None:
     result = run(service, None, "me")
     assert result.exit_code == 1

@@ -1,14 +1,17 @@
-"""`expunge parties …`, `expunge keys …` (operators), `expunge me`, `expunge methods`."""
+"""`expunge parties …` (operators), `expunge keys …`, `expunge me`, `expunge methods`."""
 
+from datetime import datetime
 from typing import Annotated, get_args
 
 import typer
 
 from expunge.client.commands.session import CommandError, Session, command
-from expunge.client.resources import Role
+from expunge.client.resources import ListedKey, Role, Scope
 
 parties = typer.Typer(no_args_is_help=True, help="Who takes part (operators).")
-keys = typer.Typer(no_args_is_help=True, help="API keys (operators).")
+keys = typer.Typer(
+    no_args_is_help=True, help="API keys: issued by operators, rotated by whoever holds them."
+)
 
 
 @command(parties, "create")
@@ -46,10 +49,63 @@ def list_parties(session: Session) -> None:
 def create_key(
     session: Session,
     party: Annotated[str, typer.Argument(metavar="PARTY", help="Id, pty_…")],
+    *,
     days: Annotated[int | None, typer.Option(help="Days until it expires.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What it is for, by default all: {', '.join(get_args(Scope))}."),
+    ] = None,
 ) -> None:
-    """Create a key for a party; its secret is shown this once."""
-    session.show(session.client.create_key(party, days))
+    """Create a key for a party; its secret is shown this once.
+
+    Example: expunge keys create pty_… --days 90 --scope read --scope audit
+    """
+    known: dict[str, Scope] = {each: each for each in get_args(Scope)}
+    if unknown := sorted(set(scope or ()) - known.keys()):
+        raise CommandError(f"unknown scope {unknown[0]!r}; known are {', '.join(known)}")
+    scopes = [known[each] for each in scope] if scope else None
+    session.show(session.client.create_key(party, days, scopes=scopes))
+
+
+@command(keys, "list")
+def list_keys(
+    session: Session,
+    party: Annotated[str | None, typer.Option(help="Only those of this party, pty_…")] = None,
+) -> None:
+    """List your keys, as an operator everybody's, without their secrets."""
+    session.show_list(
+        session.client.keys(party),
+        [
+            ("id", lambda item: item.id),
+            ("party", lambda item: item.party_id),
+            ("scopes", lambda item: ", ".join(item.scopes)),
+            ("last used", lambda item: _minute(item.last_used_at)),
+            ("ends", _end),
+        ],
+    )
+
+
+def _end(key: ListedKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {_minute(key.revoked_at)}"
+    return _minute(key.expires_at)
+
+
+def _minute(at: datetime | None) -> str:
+    return "never" if at is None else f"{at:%Y-%m-%d %H:%M}"
+
+
+@command(keys, "rotate")
+def rotate_key(
+    session: Session,
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="One of yours, key_…")],
+    *,
+    overlap_hours: Annotated[
+        int, typer.Option(help="The old secret works for so long; 0 ends it at once.")
+    ] = 24,
+) -> None:
+    """Replace a key of yours by one with a new secret, which is shown this once."""
+    session.show(session.client.rotate_key(key_id, overlap_hours=overlap_hours))
 
 
 @command(keys, "revoke")
