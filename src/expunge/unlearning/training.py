@@ -7,6 +7,7 @@ learner. The one file it may keep is its snapshot.
 import copy
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -47,6 +48,7 @@ from expunge.unlearning.progress import (
     lowest,
     mean_losses,
 )
+from expunge.unlearning.recomputation import recomputing
 from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots, digest_of
 
 __all__ = ["OnProgress", "Progress", "Snapshots", "TrainingResult", "pretrain", "unlearn"]
@@ -68,15 +70,18 @@ def pretrain(
     device: str = "auto",
     on_progress: OnProgress | None = None,
     snapshots: Snapshots | None = None,
+    recompute: bool = False,
 ) -> TrainingResult:
     """Train fresh weights on `images` with the framework's own objective.
 
     `params` as a mapping are completed with the framework's defaults. The same arguments on the same
     hardware give the same weights, resumed from a snapshot or not. `on_progress` may raise to stop.
-    Raises RunStopped as `snapshots` say, TrainingError, or ValidationError for bad parameters.
+    With `recompute` it needs less memory and more time. Raises RunStopped as `snapshots` say,
+    TrainingError, or ValidationError for bad parameters.
     """
     given = params.model_dump() if isinstance(params, BaseModel) else params
-    run = _Run("pretrain", pretrain_params(spec.framework, given), seed, device, on_progress)
+    checked = pretrain_params(spec.framework, given)
+    run = _Run("pretrain", checked, seed, device, on_progress, recompute=recompute)
     return run.train(build(spec, seed=seed), images, None, own_objective, snapshots=snapshots)
 
 
@@ -92,6 +97,7 @@ def unlearn(
     on_progress: OnProgress | None = None,
     score: Score | None = None,
     snapshots: Snapshots | None = None,
+    recompute: bool = False,
 ) -> TrainingResult:
     """Make a copy of `learner` forget `forget`, keeping `retain`; the given learner stays as it is.
 
@@ -111,7 +117,7 @@ def unlearn(
     checked = parse_params(method, learner.spec.framework, given)
     chosen = make_method(method, checked)
     sizes = SetSizes(len(retain), len(forget))
-    run = _Run(method, checked, seed, device, on_progress)
+    run = _Run(method, checked, seed, device, on_progress, recompute=recompute)
     trained = chosen.start(learner, seed)
     trained.purge(forget.ids)
     started = time.perf_counter()
@@ -170,6 +176,8 @@ class _Run:
         seed: int,
         device: str,
         on_progress: OnProgress | None,
+        *,
+        recompute: bool,
     ) -> None:
         self.phase = phase
         self.params = params
@@ -177,6 +185,7 @@ class _Run:
         self.device = resolve_device(device)
         self.precision = precision_for(self.device)
         self.on_progress = on_progress
+        self.recompute = recompute
 
     def train(
         self,
@@ -228,7 +237,8 @@ class _Run:
             clock=Clock(plan, self.params.epochs),
             file=file,
         )
-        with seeded(self.seed, self.device):
+        memory = recomputing(learner) if self.recompute else nullcontext()
+        with seeded(self.seed, self.device), memory:
             state = loop.run(score)
         if file is not None:
             file.remove()

@@ -58,6 +58,11 @@ class Learner(nn.Module, ABC):
         return F.normalize(self.projector(features).float(), dim=1)
 
     @property
+    def towers(self) -> list[nn.Module]:
+        """The trained networks that take samples: where a step's memory goes."""
+        return [self.encoder]
+
+    @property
     def bn_splits(self) -> int:
         """Groups that batch norm splits a batch into."""
         return 1

@@ -47,6 +47,11 @@ class CLIP(Learner):
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
     @property
+    def towers(self) -> list[nn.Module]:
+        """Images' and captions'."""
+        return [self.encoder, self.text_encoder]
+
+    @property
     def contrasts_within_batch(self) -> bool:
         """Negatives are the batch's other captions and images."""
         return True
