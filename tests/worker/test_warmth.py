@@ -15,7 +15,7 @@ def loader(value: str, loads: list[str]) -> Callable[[], str]:
 
 def test_what_was_used_longest_ago_goes_first_and_is_loaded_again() -> None:
     loads: list[str] = []
-    warm: Warm[str, str] = Warm(2)
+    warm: Warm[str, str] = Warm("test", 2)
     for key in ("a", "b", "a", "c", "a", "b"):
         assert warm.get_or_load(key, loader(key, loads)) == key
     assert loads == ["a", "b", "c", "b"]
@@ -23,7 +23,7 @@ def test_what_was_used_longest_ago_goes_first_and_is_loaded_again() -> None:
 
 def test_the_weights_together_stay_within_the_limit() -> None:
     loads: list[str] = []
-    warm: Warm[str, str] = Warm(10, len)
+    warm: Warm[str, str] = Warm("test", 10, len)
     for value in ("aaaa", "bbbb", "cccc", "bbbb", "aaaa"):
         warm.get_or_load(value, loader(value, loads))
     assert loads == ["aaaa", "bbbb", "cccc", "aaaa"]
@@ -31,7 +31,7 @@ def test_the_weights_together_stay_within_the_limit() -> None:
 
 def test_what_is_too_heavy_alone_is_not_kept_and_drives_nothing_out() -> None:
     loads: list[str] = []
-    warm: Warm[str, str] = Warm(10, len)
+    warm: Warm[str, str] = Warm("test", 10, len)
     for value in ("aaaa", "x" * 11, "x" * 11, "aaaa"):
         assert warm.get_or_load(value, loader(value, loads)) == value
     assert loads == ["aaaa", "x" * 11, "x" * 11]

@@ -5,22 +5,16 @@ Several processes behind one address share their counts where PROMETHEUS_MULTIPR
 """
 
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from expunge.registry.vitals import Vitals
+from expunge.registry.vitals import Machine, Vitals
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
@@ -32,7 +26,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 # When each series began is of no use here, and doubles their number.
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 CALLS = Counter(
     "expunge_http_requests",
@@ -95,38 +89,19 @@ class Metering:
                 SECONDS.labels(method, route).observe(seconds)
 
 
-class _Here(Collector):
-    """What is read at the moment of a scrape, and is the same whichever process answers it."""
-
-    def __init__(self, work_dir: Path) -> None:
-        self._work_dir = work_dir
-
-    def collect(self) -> Iterator[Metric]:
-        disk = shutil.disk_usage(self._work_dir)
-        free = GaugeMetricFamily(
-            "expunge_work_dir_free_bytes", "Free space of the disk with the work folder."
-        )
-        free.add_metric([], disk.free)
-        total = GaugeMetricFamily("expunge_work_dir_bytes", "Size of that disk.")
-        total.add_metric([], disk.total)
-        build = GaugeMetricFamily("expunge_build", "Always 1.", labels=["version"])
-        build.add_metric([version("expunge")], 1)
-        yield from (free, total, build)
-
-
 def exposition(vitals: Vitals, work_dir: Path) -> bytes:
     """Everything that a scrape of the api is told, in Prometheus's text format."""
     counted = REGISTRY
     if FOLDER in os.environ:
         counted = CollectorRegistry()
-        MultiProcessCollector(counted)
+        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
     at_scrape = CollectorRegistry()
     at_scrape.register(vitals)
-    at_scrape.register(_Here(work_dir))
+    at_scrape.register(Machine(work_dir))
     return generate_latest(counted) + generate_latest(at_scrape)
 
 
 def leave() -> None:
     """This process ends: its gauges no longer count among those of the others."""
     if FOLDER in os.environ:
-        mark_process_dead(os.getpid())
+        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

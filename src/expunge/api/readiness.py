@@ -15,9 +15,11 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
 
 from expunge.api.metering import CHECKS
-from expunge.registry.migration import is_current
+from expunge.registry import fleet
+from expunge.registry.migration import fits
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
 
@@ -54,13 +56,15 @@ class Check:
 class Readiness:
     """The checks of one process and what they found last."""
 
-    def __init__(self, checks: Sequence[Check]) -> None:
-        self._tries = [_Try(check) for check in checks]
+    def __init__(
+        self, checks: Sequence[Check], *, longest_seconds: float = LONGEST_SECONDS
+    ) -> None:
+        self._tries = [_Try(check, longest_seconds) for check in checks]
         self._look: asyncio.Task[dict[str, Outcome]] | None = None
         self._began = float("-inf")
 
     async def outcomes(self) -> dict[str, Outcome]:
-        """What each check found, at most FRESH_SECONDS ago; comes within LONGEST_SECONDS."""
+        """What each check found, at most FRESH_SECONDS ago; a check that takes too long has failed."""
         stale = time.monotonic() - self._began >= FRESH_SECONDS
         if self._look is None or (stale and self._look.done()):
             self._began = time.monotonic()
@@ -77,10 +81,11 @@ class Readiness:
 
 
 class _Try:
-    """Runs one check at a time in a thread of its own, and stops waiting for it after LONGEST_SECONDS."""
+    """Runs one check, one at a time, in a thread of its own, and does not wait long for it."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, longest_seconds: float) -> None:
         self.check = check
+        self._longest_seconds = longest_seconds
         self._running = False
 
     async def outcome(self) -> Outcome:
@@ -110,9 +115,9 @@ class _Try:
 
         threading.Thread(target=run, name=f"check {self.check.name}", daemon=True).start()
         try:
-            wrong = await asyncio.wait_for(done, LONGEST_SECONDS)
+            wrong = await asyncio.wait_for(done, self._longest_seconds)
         except TimeoutError:
-            wrong = f"no answer within {LONGEST_SECONDS:g} s"
+            wrong = f"no answer within {self._longest_seconds:g} s"
         return Outcome.OK if wrong is None else self._wrong(wrong)
 
     def _wrong(self, why: str) -> Outcome:
@@ -124,8 +129,9 @@ def checks_of(settings: Settings, engine: Engine, store: ObjectStore) -> list[Ch
     """What the api needs, and what its operator wants to know."""
     return [
         Check("database", lambda: _ping(engine)),
-        Check("migrations", lambda: _require_current(engine)),
+        Check("migrations", lambda: _require_fit(engine)),
         Check("objects", store.check),
+        Check("dispatcher", lambda: _require_dispatcher(engine), Outcome.WARNING),
         Check("clock", lambda: _compare_clocks(engine), Outcome.WARNING),
         Check(
             "work_dir",
@@ -140,9 +146,17 @@ def _ping(engine: Engine) -> None:
         connection.execute(text("SELECT 1"))
 
 
-def _require_current(engine: Engine) -> None:
-    if not is_current(engine):
-        raise RuntimeError("the schema is not at the newest revision")
+def _require_fit(engine: Engine) -> None:
+    if not fits(engine):
+        raise RuntimeError("the schema is not one that this program can run on")
+
+
+def _require_dispatcher(engine: Engine) -> None:
+    with Session(engine) as session:
+        now = fleet.now(session)
+        roles = {each.role for each in fleet.workers(session) if fleet.is_live(each, now)}
+    if fleet.DISPATCHER not in roles:
+        raise RuntimeError("no dispatcher was heard of lately: nobody wakes workers")
 
 
 def _compare_clocks(engine: Engine) -> None:

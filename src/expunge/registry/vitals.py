@@ -3,9 +3,13 @@
 Every process of the service would tell the same, so that the api alone does. No label names a row.
 """
 
+import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,16 +19,14 @@ from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from expunge.registry import lifecycles
+from expunge.registry import fleet, lifecycles
 from expunge.registry.database import Sessions
 from expunge.registry.lifecycles import JobState, RequestState
-from expunge.registry.references import UNFINISHED
 from expunge.registry.tables import (
     Alert,
     AlertKind,
     DoomedObject,
     Job,
-    JobKind,
     LogRow,
     Request,
     TreeHead,
@@ -35,6 +37,8 @@ FRESH_SECONDS = 5.0
 """So long an answer is told again: scrapes of several servers, or of an impatient one, cost one."""
 LONGEST_SECONDS = 5
 """Of one statement; what takes longer is left out, and the database told as away."""
+ROLES = (fleet.DISPATCHER, "interactive", "train")
+"""Told even where there are none: that is what an alert looks for."""
 
 logger = structlog.get_logger(__name__)
 
@@ -72,41 +76,78 @@ class Vitals(Collector):
         return [up, *found]
 
 
-def _jobs(session: Session) -> Iterator[Metric]:
-    due = and_(Job.state == JobState.QUEUED, Job.due_at <= func.now())
-    rows = session.execute(
-        select(
-            Job.kind,
-            Job.state,
-            func.count(),
-            func.count().filter(due),
-            func.count().filter(due, Job.published_at.is_(None)),
-            func.coalesce(func.max(_age(Job.due_at)).filter(due), 0),
-        )
-        .where(Job.state.in_(UNFINISHED))
-        .group_by(Job.kind, Job.state)
-    )
-    found = {(row[0], row[1]): row[2:] for row in rows}
+class Machine(Collector):
+    """What is read at the moment of a scrape, of the machine that answers it."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self._work_dir = work_dir
+
+    def collect(self) -> Iterator[Metric]:
+        """Space for work, and which version runs."""
+        # A dispatcher never makes one.
+        if self._work_dir.is_dir():
+            disk = shutil.disk_usage(self._work_dir)
+            yield _gauge(
+                "expunge_work_dir_free_bytes",
+                "Free space of the disk with the work folder.",
+                disk.free,
+            )
+            yield _gauge("expunge_work_dir_bytes", "Size of that disk.", disk.total)
+        build = GaugeMetricFamily("expunge_build", "Always 1.", labels=["version"])
+        build.add_metric([version("expunge")], 1)
+        yield build
+
+
+def _queue(session: Session) -> Iterator[Metric]:
     count = GaugeMetricFamily("expunge_jobs", "Jobs that have not ended.", labels=["kind", "state"])
-    waiting = GaugeMetricFamily("expunge_jobs_due", "Queued jobs that may start.", labels=["kind"])
-    silent = GaugeMetricFamily(
-        "expunge_jobs_unannounced",
-        "Jobs that may start and that no dispatcher has announced.",
-        labels=["kind"],
-    )
     oldest = GaugeMetricFamily(
         "expunge_job_oldest_due_seconds",
-        "For how long the oldest job that may start has been waiting.",
+        "For how long the oldest job has been waiting that may start.",
         labels=["kind"],
     )
-    for kind in JobKind:
-        for state in UNFINISHED:
-            count.add_metric([kind, state], found.get((kind, state), (0,))[0])
-        _, of_due, of_silent, age = found.get((kind, JobState.QUEUED), (0, 0, 0, 0))
-        waiting.add_metric([kind], of_due)
-        silent.add_metric([kind], of_silent)
-        oldest.add_metric([kind], float(age))
-    yield from (count, waiting, silent, oldest)
+    for queue in fleet.queues(session):
+        count.add_metric([queue.kind, "due"], queue.waiting)
+        count.add_metric([queue.kind, "later"], queue.later)
+        count.add_metric([queue.kind, "running"], queue.running)
+        oldest.add_metric([queue.kind], queue.oldest_seconds or 0)
+    yield from (count, oldest)
+    unannounced, longest = session.execute(
+        select(func.count(), func.max(_age(Job.due_at))).where(
+            Job.state == JobState.QUEUED, Job.due_at <= func.now(), Job.published_at.is_(None)
+        )
+    ).one()
+    yield _gauge(
+        "expunge_jobs_unannounced",
+        "Jobs that may start and that no dispatcher has announced yet.",
+        unannounced,
+    )
+    yield _gauge(
+        "expunge_job_oldest_unannounced_seconds",
+        "For how long the oldest of them could have been announced.",
+        longest,
+    )
+
+
+def _workers(session: Session) -> Iterator[Metric]:
+    now = fleet.now(session)
+    found = Counter(
+        (each.role, "live" if fleet.is_live(each, now) else "silent")
+        for each in fleet.workers(session)
+    )
+    count = GaugeMetricFamily(
+        "expunge_workers",
+        "Processes beside the api that were heard of lately, or that fell silent within a day.",
+        labels=["role", "state"],
+    )
+    for role in sorted({*ROLES, *(role for role, _ in found)}):
+        for state in ("live", "silent"):
+            count.add_metric([role, state], found[role, state])
+    yield count
+    yield _gauge(
+        "expunge_jobs_unserved",
+        "Jobs that may start and that no live worker can do.",
+        sum(fleet.all_unserved(session).values()),
+    )
 
 
 def _requests(session: Session) -> Iterator[Metric]:
@@ -197,7 +238,8 @@ def _size(session: Session) -> Iterator[Metric]:
 
 
 READINGS: tuple[Callable[[Session], Iterator[Metric]], ...] = (
-    _jobs,
+    _queue,
+    _workers,
     _requests,
     _record,
     _afterlife,

@@ -14,6 +14,7 @@ from expunge.registry.logs import configure_logging
 from expunge.registry.notifications import Listener
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
+from expunge.worker import metering
 from expunge.worker.context import Context
 from expunge.worker.device import NoSuchDevice, find
 from expunge.worker.dispatcher import Dispatcher
@@ -94,6 +95,7 @@ def main() -> None:
     role = parser.parse_args().role
     configure_logging()
     settings = Settings()
+    metering.serve(settings)
     if role == "dispatch":
         dispatch(settings)
         return

@@ -16,6 +16,7 @@ from expunge.registry import jobs, orphans
 from expunge.registry.objects import ObjectDamaged, ObjectMissing, fetch
 from expunge.registry.tables import Job
 from expunge.registry.transitions import LeaseLost
+from expunge.worker import metering
 from expunge.worker.context import Context
 from expunge.worker.leases import OUTAGES, Held
 
@@ -125,14 +126,15 @@ class Courier:
 
     def _store(self, link: Path, step: int) -> None:
         lease, before = self._held.lease, self._key
-        key = orphans.put(
-            self._context.sessions,
-            self._context.store,
-            link,
-            sha256_file(link),
-            lease=lease,
-            under=f"snapshots/{lease.job_id}/{lease.token}",
-        )
+        with metering.SNAPSHOT_SECONDS.time():
+            key = orphans.put(
+                self._context.sessions,
+                self._context.store,
+                link,
+                sha256_file(link),
+                lease=lease,
+                under=f"snapshots/{lease.job_id}/{lease.token}",
+            )
         self._key = key
         with self._context.sessions.begin() as session:
             jobs.note_snapshot(session, lease, key, step)

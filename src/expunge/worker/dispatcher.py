@@ -7,16 +7,20 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from celery import Celery
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from expunge.registry import destruction, fleet, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
+from expunge.worker import metering
+from expunge.worker.presence import presence_of_dispatcher
 from expunge.worker.sealer import Sealer
 from expunge.worker.wakeups import make_celery, wake
 
@@ -43,6 +47,8 @@ class Dispatcher:
         self._sessions: Sessions = sessions(engine)
         self._celery: Celery = make_celery(settings)
         self._next_reclaim = 0.0
+        self._presence = presence_of_dispatcher()
+        self._next_beat = 0.0
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Dispatch until `stopped` says so, through outages of PostgreSQL and Redis.
@@ -62,6 +68,8 @@ class Dispatcher:
                 logger.warning("dispatcher goes on after an error", error=str(error))
                 time.sleep(OUTAGE_PAUSE_SECONDS)
                 self._be_patient()
+        with suppress(OperationalError), self._sessions.begin() as session:
+            fleet.leave(session, self._presence.name)
 
     def _be_patient(self) -> None:
         """Workers were perhaps cut off too: they get the time to say that they are alive."""
@@ -87,16 +95,24 @@ class Dispatcher:
         Raises:
             OperationalError, BrokerError: nothing was marked as announced that was not.
         """
+        if time.monotonic() >= self._next_beat:
+            # From here and not from a thread: a dispatcher that hangs is not alive.
+            with self._sessions.begin() as session:
+                fleet.beat(session, self._presence, stopping=False)
+            self._next_beat = time.monotonic() + fleet.BEAT_SECONDS
         if time.monotonic() >= self._next_reclaim:
             self._next_reclaim = time.monotonic() + RECLAIM_SECONDS
             with self._sessions.begin() as session:
                 for job in jobs.reclaim_expired(session, max_attempts=self._settings.max_attempts):
+                    metering.EXPIRIES.labels(job.kind).inc()
                     logger.warning("lease expired", job_id=job.id, attempt=job.attempt)
         with self._sessions.begin() as session:
             for kind in waiting.take_wakeups(
                 session, republish_seconds=self._settings.republish_seconds
             ):
                 wake(self._celery, kind)
+                metering.WAKEUPS.labels(kind).inc()
+        metering.CONTACT.set_to_current_time()
 
     def _keep_tidy(self, stopped: Callable[[], bool]) -> None:
         pause = self._settings.object_sweep_seconds
@@ -128,5 +144,8 @@ class Dispatcher:
         swept = orphans.sweep(
             self._sessions, self._store, grace_seconds=self._settings.object_grace_seconds
         )
+        metering.SWEPT.inc(len(swept.removed))
+        metering.KEPT.set(swept.kept)
+        metering.TIDIED.set_to_current_time()
         if swept.removed:
             logger.info("objects swept", removed=len(swept.removed), kept=swept.kept)

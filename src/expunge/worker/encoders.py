@@ -69,8 +69,10 @@ class Encoders:
         self._context = context
         self.indexes = Indexes(context.store)
         self.images = Images(context.store)
-        self._learners: Warm[str, Learner] = Warm(WARM_LEARNERS)
-        self._references: Warm[tuple[object, ...], Reference] = Warm(WARM_REFERENCE_BYTES, _weight)
+        self._learners: Warm[str, Learner] = Warm("learners", WARM_LEARNERS)
+        self._references: Warm[tuple[object, ...], Reference] = Warm(
+            "references", WARM_REFERENCE_BYTES, _weight
+        )
 
     def learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
         """The checkpoint's encoder.

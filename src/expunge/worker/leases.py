@@ -16,6 +16,7 @@ from expunge.registry.jobs import Lease
 from expunge.registry.objects import StoreUnavailable
 from expunge.registry.orphans import ObjectRemoved
 from expunge.registry.transitions import LeaseLost
+from expunge.worker import metering
 from expunge.worker.context import Context
 
 BEATS_PER_LEASE = 3
@@ -106,11 +107,14 @@ class Held:
                 with self._context.sessions.begin() as session:
                     jobs.heartbeat(session, self.lease, lease_seconds=seconds, progress=progress)
                 reported = progress
+                metering.renewed()
             except LeaseLost:
+                metering.RENEWALS.labels("lost").inc()
                 self._lost.set()
                 return
             # Going on is all that helps: without heartbeats the job is given away.
             except Exception as error:
+                metering.RENEWALS.labels("failed").inc()
                 logger.warning("heartbeat failed", job_id=self.lease.job_id, error=str(error))
             last = time.monotonic()
 

@@ -15,7 +15,7 @@ from expunge.registry.jobs import Failure, Lease
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
 from expunge.registry.transitions import LeaseLost
-from expunge.worker import intake, oracles
+from expunge.worker import intake, metering, oracles
 from expunge.worker.comparing import compare
 from expunge.worker.context import Context
 from expunge.worker.leases import OUTAGES, Held, Stopped, kept_alive
@@ -134,6 +134,7 @@ class Runner:
                 lease_seconds=self._context.settings.lease_seconds,
                 labels=self._labels,
             )
+            metering.CONTACT.set_to_current_time()
             if lease is None:
                 return
             self.carry_out(lease)
@@ -144,7 +145,8 @@ class Runner:
             structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt),
             kept_alive(self._context, lease) as held,
         ):
-            self._try(held)
+            with metering.attempt(lease.kind):
+                self._try(held)
             for tidy in held.afterwards:
                 try:
                     tidy()
@@ -157,8 +159,10 @@ class Runner:
         logger.info("job started", kind=lease.kind)
         try:
             self._work(held)
+            metering.ATTEMPTS.labels(lease.kind, "succeeded").inc()
             logger.info("job succeeded")
         except LeaseLost:
+            metering.ATTEMPTS.labels(lease.kind, "lease-lost").inc()
             logger.warning("lease lost; nothing more of this attempt is recorded")
         except Stopped:
             self._release(lease)
@@ -210,14 +214,14 @@ class Runner:
             with self._context.sessions.begin() as session:
                 jobs.release(session, lease, "its worker was stopped")
 
-        self._end(write, "job released")
+        self._end(lease, write, "job released")
 
     def _fail(self, lease: Lease, failure: Failure) -> None:
         def write() -> None:
             with self._context.sessions.begin() as session:
                 jobs.fail(session, lease, failure)
 
-        self._end(write, "job failed", reason=failure.reason, words=failure.words)
+        self._end(lease, write, "job failed", reason=failure.reason, words=failure.words)
 
     def _retry(self, lease: Lease, failure: Failure) -> None:
         settings = self._context.settings
@@ -232,7 +236,7 @@ class Runner:
                     retry_seconds=settings.retry_seconds,
                 )
 
-        self._end(write, "job crashed", reason=failure.reason, words=failure.words)
+        self._end(lease, write, "job crashed", reason=failure.reason, words=failure.words)
 
     def _wait_out(self, lease: Lease, reason: str, error: Exception) -> None:
         settings = self._context.settings
@@ -247,16 +251,20 @@ class Runner:
                     retry_seconds=settings.retry_seconds,
                 )
 
-        self._end(write, "job waits", reason=reason, error=str(error))
+        self._end(lease, write, "job waits", reason=reason, error=str(error))
 
-    def _end(self, write: Callable[[], None], event: str, **told: str) -> None:
+    def _end(self, lease: Lease, write: Callable[[], None], event: str, **told: str) -> None:
         """Write how the attempt ended; what cannot be written now, the lease's end says later."""
+        outcome = event.removeprefix("job ")
         try:
             write()
         except LeaseLost:
+            outcome = "lease-lost"
             logger.warning("lease lost; the job was given away", intended=event)
         # Whatever cannot be written, the lease's end says later.
         except Exception as error:
+            outcome = "not-recorded"
             logger.warning("left to the lease's end", intended=event, error=str(error))
         else:
             logger.warning(event, **told)
+        metering.ATTEMPTS.labels(lease.kind, outcome).inc()

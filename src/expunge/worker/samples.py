@@ -32,7 +32,9 @@ class Images:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._warm: Warm[tuple[str, int], Tensor] = Warm(WARM_BYTES, lambda image: image.nbytes)
+        self._warm: Warm[tuple[str, int], Tensor] = Warm(
+            "images", WARM_BYTES, lambda image: image.nbytes
+        )
 
     def read(self, held: Held, chosen: Sequence[Chosen], spec: EncoderSpec) -> Iterator[ImageSet]:
         """The samples as encoders of `spec` take them, named as answers name them, in batches in order.

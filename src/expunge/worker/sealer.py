@@ -10,6 +10,7 @@ from expunge.registry.database import Sessions
 from expunge.registry.record import sealing
 from expunge.registry.settings import Settings
 from expunge.registry.signing_keys import NoSigningKey
+from expunge.worker import metering
 
 PAUSE_SECONDS = 1.0
 """Between two heads, unless more than a batch waits."""
@@ -33,6 +34,7 @@ class Sealer:
         while not stopped():
             try:
                 sealed = self.step()
+                metering.SEALED.inc(sealed)
             # Mostly an outage; what is not sealed now is sealed later.
             except Exception as error:
                 logger.warning("log is sealed later", error=str(error))

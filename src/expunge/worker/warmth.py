@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from expunge.worker import metering
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -11,8 +13,9 @@ Value = TypeVar("Value")
 class Warm(Generic[Key, Value]):
     """The last values by key, as long as their weights together stay within the limit."""
 
-    def __init__(self, limit: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
-        """`weigh` gives a value's bytes; without it the limit is a number of values."""
+    def __init__(self, name: str, limit: int, weigh: Callable[[Value], int] = lambda _: 1) -> None:
+        """`weigh` gives a value's bytes; without it the limit is a number of values. `name` is for metrics."""
+        self._name = name
         self._limit = limit
         self._weigh = weigh
         self._values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
@@ -20,7 +23,9 @@ class Warm(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """The value of the key, if it is there."""
-        if key not in self._values:
+        there = key in self._values
+        metering.WARM.labels(self._name, "hit" if there else "miss").inc()
+        if not there:
             return None
         self._values.move_to_end(key)
         return self._values[key][0]

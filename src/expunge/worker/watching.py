@@ -15,6 +15,7 @@ from typing import Any
 
 from expunge.registry import jobs
 from expunge.registry.jobs import Failure
+from expunge.worker import metering
 from expunge.worker.context import Context
 from expunge.worker.courier import Courier
 from expunge.worker.device import one_device
@@ -100,6 +101,7 @@ class Watch:
         finally:
             _kill(process)
             reader.join()
+            metering.SPEED.set(0)
         self._take_messages()
         if self._result is None:
             raise self._failure or self._ending(process.returncode)
@@ -143,6 +145,7 @@ class Watch:
             match message["kind"]:
                 case "progress":
                     self._held.progress = message["progress"]
+                    metering.SPEED.set(message["progress"].get("images_per_second", 0))
                 case "evaluating":
                     self._held.patiently(self._start_evaluating)
                 case "snapshot" if self._courier is not None:
