@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     object_sweep_seconds: float = Field(
         default=900, gt=0, description="Between two sweeps of the object store by a dispatcher."
     )
+    backup_retention_days: float = Field(
+        default=0,
+        ge=0,
+        description="Backups are removed after so long, and owners are told; 0: not said, kept.",
+    )
     idempotency_hours: float = Field(
         default=24, gt=0, description="How long an Idempotency-Key is remembered."
     )
@@ -144,6 +149,23 @@ class Settings(BaseSettings):
     )
     audit_sample_views_per_day: int = Field(
         default=2_000_000, ge=1, description="Views of samples in them, together."
+    )
+    reads_per_minute: int = Field(
+        default=30_000, ge=0, description="Calls of one key that only read; 0: no limit."
+    )
+    writes_per_minute: int = Field(default=6_000, ge=0, description="That make or change.")
+    audits_per_minute: int = Field(default=1_200, ge=0, description="That ask the encoders.")
+    key_calls_per_minute: int = Field(default=600, ge=0, description="About keys and parties.")
+    failed_keys_per_minute: int = Field(
+        default=600,
+        ge=0,
+        description="Unknown keys from one address before it has to wait; 0: no limit.",
+    )
+    body_stall_seconds: float = Field(
+        default=30, gt=0, description="For which the body of a call may pause before it is cut off."
+    )
+    body_bytes_per_second: float = Field(
+        default=4096, gt=0, description="A body that comes more slowly, pauses aside, is cut off."
     )
     review_requests: int = Field(
         default=1000,
