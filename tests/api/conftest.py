@@ -18,6 +18,7 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from expunge.api.app import create_app
+from expunge.api.connections import BoundedProtocol
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
 from expunge.registry import checkpoints, comparisons, datasets, jobs, parties, waiting
@@ -63,7 +64,12 @@ def url(settings: Settings) -> Iterator[str]:
     # The protocol is named since asyncio sets TCP_NODELAY only then: 40 ms on every answer.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            create_app(settings),
+            http=BoundedProtocol,
+            log_config=None,
+            timeout_graceful_shutdown=2,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

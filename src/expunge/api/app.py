@@ -10,6 +10,8 @@ from expunge.api import metering, openapi, problems
 from expunge.api.auth import authenticated
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
+from expunge.api.hardening import Hardening
+from expunge.api.rates import RateLimits
 from expunge.api.readiness import Readiness, checks_of
 from expunge.api.routes import (
     alerts,
@@ -79,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         own = resolved.model_copy(update={"work_dir": scratch.path})
         engine = connect(resolved.database_url, pool_size=POOL_SIZE)
         store, endings = open_store(resolved), Endings(engine)
+        rates = RateLimits.of(resolved)
         endings.start()
         app.state.service = Service(
             own,
@@ -89,11 +92,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             indexes=Indexes(store),
             endings=endings,
             drawings=Drawings(store),
+            rates=rates,
             readiness=Readiness(checks_of(own, engine, store)),
             vitals=Vitals(sessions(engine)),
         )
         yield
         endings.stop()
+        rates.close()
         engine.dispose()
         scratch.close()
         metering.leave()
@@ -109,6 +114,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(RequestTracing)
     app.add_middleware(metering.Metering)
+    app.add_middleware(
+        Hardening,
+        stall_seconds=resolved.body_stall_seconds,
+        bytes_per_second=resolved.body_bytes_per_second,
+    )
     for router in (*OPEN, metrics.router):
         app.include_router(router)
     keyed = APIRouter(dependencies=[Depends(authenticated)])

@@ -9,7 +9,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from expunge.api import scopes
-from expunge.api.service import CurrentService
+from expunge.api.hardening import SHARE
+from expunge.api.rates import FAILED, address_of
+from expunge.api.service import CurrentService, Service
 from expunge.api.tracing import PARTY_ID
 from expunge.registry import parties
 from expunge.registry.errors import Forbidden, Unauthenticated
@@ -42,17 +44,33 @@ def authenticated(
     Raises:
         Unauthenticated: no key, or not a live one.
         ScopeMissing: the key is not for such calls.
+        TooManyCalls: the key makes too many, or its address tries too many keys that are none.
     """
     if credentials is None:
         raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
-    with service.readings() as session:
-        key = parties.authenticate(session, credentials.credentials)
+    key = _live_key(request, service, credentials.credentials)
     request.scope[PARTY_ID] = key.party_id
-    scopes.require(key, scopes.needed_by(request))
+    scope = scopes.needed_by(request)
+    scopes.require(key, scope)
+    request.scope[SHARE] = service.rates.spend(scope, key.id)
     if key.last_used_at is None or datetime.now(UTC) - key.last_used_at > _USE:
         with service.sessions.begin() as session:
             parties.note_use(session, key.id)
     return Caller(key.party, key)
+
+
+def _live_key(request: Request, service: Service, secret: str) -> ApiKey:
+    address = address_of(request.client.host if request.client else None)
+    digest = parties.digest_of(secret)
+    service.rates.require_tries(address, digest)
+    try:
+        with service.readings() as session:
+            key = parties.authenticate(session, digest)
+    except Unauthenticated:
+        service.rates.spend(FAILED, address)
+        raise
+    service.rates.meet(digest)
+    return key
 
 
 AnyCaller = Annotated[Caller, Depends(authenticated)]

@@ -26,7 +26,9 @@ HTTP_PROBLEMS = {
     400: ("bad-request", "Bad request"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
+    408: ("too-slow", "Too slow"),
     413: ("content-too-large", "Content too large"),
+    422: ("invalid", "Invalid input"),
 }
 """Names of what the framework refuses; Python's own phrases change between versions."""
 
@@ -42,10 +44,12 @@ MEANINGS = {
     401: "The key is missing, unknown, expired or revoked.",
     403: "The key's role may not make this call.",
     404: "It does not exist, or it belongs to another party.",
+    408: "The body came too slowly.",
     409: "It is in a state in which the call makes no sense.",
     413: "The body is larger than the service accepts.",
     422: "A value breaks a rule; `errors` says where and what is allowed.",
-    429: "The budget of the day is spent; `allowed` says what it is, `Retry-After` when to go on.",
+    429: "Too many calls in a minute, or the budget of the day is spent; `allowed` says what it is, "
+    "`Retry-After` when to go on.",
     503: "A store of the service is away for now; try again after `Retry-After` seconds.",
 }
 """What the description says of each status."""

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
+from expunge.api.rates import RateLimits
 from expunge.api.readiness import Readiness
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
@@ -29,6 +30,7 @@ class Service:
     indexes: Indexes
     endings: Endings
     drawings: Drawings
+    rates: RateLimits
     readiness: Readiness
     vitals: Vitals
 

@@ -138,7 +138,7 @@ def rotate_key(
 def _added(session: Session, key: ApiKey, actor: str, **detail: object) -> IssuedKey:
     """The new key with a secret of its own, written and logged."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-    key.secret_sha256 = _sha256(secret)
+    key.secret_sha256 = digest_of(secret)
     session.add(key)
     session.flush()
     log.append(session, actor, key.id, "created", **detail)
@@ -180,17 +180,18 @@ def note_use(session: Session, key_id: str) -> None:
     session.execute(update(ApiKey).where(ApiKey.id == waiting).values(last_used_at=func.now()))
 
 
-def authenticate(session: Session, secret: str) -> ApiKey:
-    """The live key that has this secret.
+def authenticate(session: Session, secret_sha256: str) -> ApiKey:
+    """The live key whose secret has this digest.
 
     Raises:
         Unauthenticated: unknown, expired or revoked (the answer does not say which of them).
     """
-    key = session.scalar(_LIVE_KEY, {"secret_sha256": _sha256(secret)})
+    key = session.scalar(_LIVE_KEY, {"secret_sha256": secret_sha256})
     if key is None:
         raise Unauthenticated("The key is unknown, expired or revoked.")
     return key
 
 
-def _sha256(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """What is kept of a secret: its SHA-256, hexadecimal."""
     return hashlib.sha256(secret.encode()).hexdigest()
