@@ -1,6 +1,6 @@
-"""`python -m expunge.registry`: migrate the database, make an operator's key, make and change the signing key.
+"""`python -m expunge.registry`: migrate, back up, restore and check; make an operator's key and signing keys.
 
-For whoever installs the service.
+For whoever installs and runs the service.
 """
 
 import argparse
@@ -8,13 +8,20 @@ import json
 import sys
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
+
 from expunge.evidence.signing import Signer, UnusableKey
-from expunge.registry import parties, signing_keys
+from expunge.registry import operations, parties, signing_keys
+from expunge.registry.backup import BackupRefused
 from expunge.registry.database import connect, sessions
 from expunge.registry.log import SERVICE
 from expunge.registry.migration import migrate
+from expunge.registry.objects import StoreUnavailable
 from expunge.registry.settings import Settings
 from expunge.registry.signing_keys import NoSigningKey
+
+CANNOT = 2
+"""Exit status of an operation that was refused or could not be done; 1: it was, and found something."""
 
 
 def main() -> None:
@@ -27,10 +34,15 @@ def main() -> None:
             _tell(_operator_key(Settings(), arguments.name))
         elif arguments.command == "new-signing-key":
             _tell(_new_signing_key(arguments.path))
-        else:
+        elif arguments.command == "rotate-signing-key":
             _tell(_rotate(Settings(), arguments.new))
+        else:
+            sys.exit(operations.run(arguments, Settings()))
     except (NoSigningKey, UnusableKey, FileExistsError) as error:
         sys.exit(str(error))
+    except (BackupRefused, StoreUnavailable, OperationalError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(CANNOT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "rotate-signing-key", help="let the key of EXPUNGE_SIGNING_KEY_FILE introduce a new one"
     )
     rotate.add_argument("--new", type=Path, required=True, help="file of the new private key")
+    operations.add_to(commands)
     return parser
 
 

@@ -196,6 +196,11 @@ def fail(session: Session, lease: Lease, failure: Failure) -> Job:
     return job
 
 
+def recomputes(job: Job) -> bool:
+    """Whether an attempt ran out of memory, so that all that follow make activations anew instead of keeping them."""
+    return job.failure is not None and bool(job.failure.get("recompute"))
+
+
 def retry(
     session: Session, lease: Lease, failure: Failure, *, max_attempts: int, retry_seconds: float
 ) -> Job:
@@ -214,14 +219,19 @@ def retry(
     if crashes >= max_attempts:
         reason = f"{failure.reason}; {crashes} attempts got no further, it is not tried again"
         return fail(session, lease, replace(failure, reason=reason))
+    detail = {"kind": failure.kind, "words": failure.words}
+    told = asdict(failure) | {"attempt": job.attempt, "step": furthest, "crashes": crashes}
+    if job.kind in MODEL_OWNER_KINDS and (failure.kind == "out-of-memory" or recomputes(job)):
+        detail["memory"] = "recompute"
+        told["recompute"] = True
     _requeue(
         session,
         job,
         lease.token,
         failure.reason,
-        detail={"kind": failure.kind, "words": failure.words},
+        detail=detail,
         pause=_pause(retry_seconds, crashes),
-        failure=asdict(failure) | {"attempt": job.attempt, "step": furthest, "crashes": crashes},
+        failure=told,
     )
     return job
 
@@ -288,6 +298,19 @@ def reclaim_expired(session: Session, *, max_attempts: int) -> list[Job]:
         lease = Lease(job.id, JobKind(job.kind), str(job.lease_token), job.attempt)
         retry(session, lease, silent, max_attempts=max_attempts, retry_seconds=0)
     return list(expired)
+
+
+def take_back(session: Session, *, reason: str) -> list[str]:
+    """Queue all running jobs again, whose workers are not asked; their ids. What the attempts used is not counted.
+
+    The workers may go on for a while: they have lost their lease, and write nothing.
+    """
+    running = session.scalars(
+        select(Job).where(Job.state.in_(LIVE_STATES)).order_by(Job.id).with_for_update(of=Job)
+    ).all()
+    for job in running:
+        _requeue(session, job, str(job.lease_token), reason, seconds_used=job.seconds_used)
+    return [job.id for job in running]
 
 
 def _announce_end(session: Session, ended: Job) -> None:

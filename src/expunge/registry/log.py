@@ -12,6 +12,11 @@ from expunge.registry.tables import LogRow
 
 SERVICE = "service"
 """Actor of what no party asked for: sweeps, batching, workers."""
+BACKUP = "backup"
+"""Subject of backups and restores."""
+TAKEN = "taken"
+RESTORED = "restored"
+"""Events of backups."""
 
 
 def append(session: Session, actor: str, subject_id: str, event: str, **detail: Any) -> None:

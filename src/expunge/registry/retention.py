@@ -43,8 +43,10 @@ def start(sessions: Sessions) -> list[str]:
         with sessions.begin() as session:
             # The row that promotion locks too: a checkpoint is put in force or destroyed, not both.
             model = session.get_one(Model, model_id, with_for_update={"key_share": True})
+            days = policies.of(model.policy).keep_days
+            reason = f"holds data that was forgotten on request; kept for {days} days after"
             for checkpoint in due(session, model):
-                _begin(session, model, checkpoint)
+                _begin(session, checkpoint, reason)
                 started.append(checkpoint.id)
     return started
 
@@ -125,14 +127,24 @@ def needed() -> ColumnElement[bool]:
     return or_(*(each.correlate(Checkpoint).exists() for each in uses))
 
 
-def _begin(session: Session, model: Model, checkpoint: Checkpoint) -> None:
-    days = policies.of(model.policy).keep_days
-    move(
-        session,
-        checkpoint,
-        CheckpointState.DESTROYING,
-        reason=f"holds data that was forgotten on request; kept for {days} days after",
-    )
+def end(session: Session, checkpoint_id: str, reason: str) -> bool:
+    """Begin a checkpoint's destruction before its time, unless somebody needs it; whether it goes, or has gone."""
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        return True
+    # As `start`: the model's row first, then the checkpoint's, and then a last look.
+    session.get_one(Model, checkpoint.model_id, with_for_update={"key_share": True})
+    session.refresh(checkpoint, with_for_update=True)
+    if checkpoint.state not in KEPT:
+        return True
+    if session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, needed())):
+        return False
+    _begin(session, checkpoint, reason)
+    return True
+
+
+def _begin(session: Session, checkpoint: Checkpoint, reason: str) -> None:
+    move(session, checkpoint, CheckpointState.DESTROYING, reason=reason)
     destruction.doom(session, checkpoint.id, [checkpoint.object_key, checkpoint.release_key])
 
 

@@ -1,0 +1,188 @@
+"""Restores a backup into an empty database: objects, rows, and then what keeps two lives of a service apart.
+
+Attempts that were running when the backup was taken lose their lease: their workers, which may live on,
+write nothing any more, and the jobs wait for a worker again. What has ended since ends again.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.orm import Session
+
+from expunge.formats.digests import sha256_file
+from expunge.registry import jobs, log, references
+from expunge.registry.backup import archive, endings, tables
+from expunge.registry.backup.archive import Archive, BackupRefused, LogEnd, Manifest
+from expunge.registry.database import Sessions, sessions
+from expunge.registry.fsck import record
+from expunge.registry.lifecycles import JobState
+from expunge.registry.migration import configuration, is_known, migrate, revision_of
+from expunge.registry.objects import ObjectMissing, ObjectStore
+from expunge.registry.tables import Job, TreeHead
+
+RESTORED = "the service was restored from a backup"
+"""Why a job that was running waits again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What came back."""
+
+    name: str
+    manifest: Manifest
+    requeued: list[str]
+    """Jobs that were running."""
+    held: dict[str, str]
+    """What had ended since and is there again, since something needs it: why, by its id."""
+    put: int
+    """Objects that the store did not have."""
+
+
+def restore(
+    engine: Engine,
+    store: ObjectStore,
+    folder: Path,
+    *,
+    name: str | None = None,
+    manifest_sha256: str | None = None,
+    add_to_store: bool = False,
+) -> Restored:
+    """Restore the backup of that name, the newest if none is named; nothing else may use the database meanwhile.
+
+    The database must be empty, and the store as well unless `add_to_store`: what is there then stays,
+    and damaged objects are replaced.
+
+    Raises:
+        BackupRefused: it cannot be restored, and why; the database is as empty as before, unless the
+            words say otherwise.
+        StoreUnavailable, OperationalError: begin again with an empty database.
+    """
+    kept = Archive(folder)
+    name = name or _newest(kept)
+    manifest = kept.manifest(name)
+    _check_backup(kept, name, manifest, manifest_sha256)
+    ended = endings.read(kept)
+    if not tables.is_empty(engine):
+        raise BackupRefused("the database is not empty; create a new one to restore to")
+    if not add_to_store and next(iter(store.keys()), None) is not None:
+        raise BackupRefused(
+            "the object store is not empty; take an empty one, or add to it with --add-to-store"
+        )
+    put = sum(_put(kept, store, key) for key in kept.keys(name))
+    _bring_schema(engine, manifest.revision)
+    tables.load(engine, manifest.tables, kept.place(name) / archive.TABLES)
+    migrate(_url(engine))
+    within = sessions(engine)
+    requeued = _fence(within, manifest)
+    _check_log(engine, manifest.log)
+    return Restored(name, manifest, requeued, endings.again(within, ended), put)
+
+
+def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None = None) -> int:
+    """Put back, of the objects that rows name now, those that the store lost or that are damaged; how many.
+
+    Rows stay as they are. Each object is read.
+
+    Raises:
+        BackupRefused: there is no such backup, or an object of it is damaged.
+        StoreUnavailable, OperationalError: do it again.
+    """
+    kept = Archive(folder)
+    there = set(kept.keys(name or _newest(kept)))
+    wanted = {key for key, _ in references.every(sessions(engine))}
+    return sum(_put(kept, store, key) for key in sorted(there & wanted))
+
+
+def _newest(kept: Archive) -> str:
+    names = kept.names()
+    if not names:
+        raise BackupRefused(f"{kept.folder} holds no complete backup")
+    return names[-1]
+
+
+def _check_backup(
+    kept: Archive, name: str, manifest: Manifest, manifest_sha256: str | None
+) -> None:
+    if manifest_sha256 is not None and kept.manifest_sha256(name) != manifest_sha256:
+        raise BackupRefused(f"the manifest of {name} is not the one with that digest")
+    if not is_known(manifest.revision):
+        raise BackupRefused(
+            f"the backup has a schema of revision {manifest.revision}, which this program does not "
+            f"know; it was taken by expunge {manifest.expunge}"
+        )
+    place = kept.place(name)
+    archive.check_files(place, {archive.OBJECT_LIST: manifest.objects.sha256})
+    files = {tables.file_name(table): file.sha256 for table, file in manifest.tables.items()}
+    archive.check_files(place / archive.TABLES, files)
+
+
+def _put(kept: Archive, store: ObjectStore, key: str) -> bool:
+    """Put one object where it was; whether the store did not have it."""
+    under, _, sha256 = key.rpartition("/")
+    path = kept.path(key)
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise BackupRefused(f"object {key} of the backup is missing or damaged")
+    match _is_whole(store, key):
+        case True:
+            return False
+        case False:
+            store.delete(key)
+    store.put(path, sha256, under=under)
+    return True
+
+
+def _is_whole(store: ObjectStore, key: str) -> bool | None:
+    """None where there is no object."""
+    hashed = hashlib.sha256()
+    try:
+        for chunk in store.stream(key):
+            hashed.update(chunk)
+    except ObjectMissing:
+        return None
+    return key.endswith(hashed.hexdigest())
+
+
+def _bring_schema(engine: Engine, revision: str) -> None:
+    """The schema that the rows had; an empty newer one gives way to it."""
+    with engine.connect() as connection:
+        present = revision_of(connection)
+    if present is not None and present != revision:
+        command.downgrade(configuration(_url(engine)), "base")
+    migrate(_url(engine), revision)
+
+
+def _url(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+def _fence(within: Sessions, manifest: Manifest) -> list[str]:
+    """Take all leases away, announce anew what waits, and tell of it in the log."""
+    absent = {each.key for each in manifest.missing}
+    with within.begin() as session:
+        requeued = jobs.take_back(session, reason=RESTORED)
+        waiting = update(Job).where(Job.state == JobState.QUEUED)
+        session.execute(waiting.values(published_at=None))
+        session.execute(update(Job).where(Job.snapshot_key.in_(absent)).values(**jobs.NO_SNAPSHOT))
+        told = {
+            "taken_at": manifest.taken_at.isoformat(),
+            "log_size": 0 if manifest.log is None else manifest.log.size,
+            "requeued": len(requeued),
+        }
+        log.append(session, log.SERVICE, log.BACKUP, log.RESTORED, **told)
+    return requeued
+
+
+def _check_log(engine: Engine, end: LogEnd | None) -> None:
+    found = record.check(engine)
+    if found.broken is not None:
+        raise BackupRefused(f"rows are restored, but the log is broken: {found.broken.link}")
+    with Session(engine) as session:
+        newest = session.scalar(select(func.max(TreeHead.size)))
+        head = None if newest is None else session.get_one(TreeHead, newest)
+    stated = None if head is None else (head.size, head.root_hash.hex(), head.chain_hash.hex())
+    expected = None if end is None else (end.size, end.root_hash, end.chain_hash)
+    if stated != expected:
+        raise BackupRefused("rows are restored, but the log ends otherwise than the manifest says")

@@ -1,0 +1,154 @@
+"""All checks of a service, one after the other. Any may be done while the service works."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Engine, func, select
+
+from expunge.evidence.signing import UnusableKey
+from expunge.registry import log, signing_keys
+from expunge.registry.database import Sessions, sessions
+from expunge.registry.fsck import lives, objects, record
+from expunge.registry.fsck.finding import Check, Finding
+from expunge.registry.fsck.records import Records, read
+from expunge.registry.fsck.rules import RULES
+from expunge.registry.lifecycles import JobState
+from expunge.registry.migration import fits, is_current, revision_of
+from expunge.registry.objects import ObjectStore
+from expunge.registry.settings import Settings
+from expunge.registry.tables import Job, LogRow, UnsealedRow
+
+LATE = timedelta(minutes=5)
+"""A dispatcher that runs announces and seals within seconds."""
+BACKUP_AGE = timedelta(days=2)
+"""Of the newest backup, to be told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was looked at and what was found."""
+
+    findings: list[Finding]
+    jobs: int
+    requests: int
+    log_leaves: int
+    deep: bool
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether nothing is broken."""
+        return not any(each.broken for each in self.findings)
+
+
+def check(settings: Settings, engine: Engine, store: ObjectStore, *, deep: bool = False) -> Report:
+    """Check everything; with `deep` every named object is read to its last byte.
+
+    Raises:
+        StoreUnavailable, OperationalError: it could not be checked.
+    """
+    found = list(_schema(engine))
+    if any(each.broken for each in found):
+        return Report(found, 0, 0, 0, deep)
+    within = sessions(engine)
+    records = Records(read(engine))
+    for rule in RULES:
+        name = rule.__name__.replace("_", " ")
+        found += [Finding(Check.RULES, f"{name}: {words}") for words in rule(records)]
+    found += _queue(within, records, settings)
+    found += objects.named(within, store, deep=deep)
+    found += objects.unnamed(within, store)
+    sealed = record.check(engine)
+    if sealed.broken is not None:
+        found.append(Finding(Check.LOG, f"the log is broken: {_place(sealed.broken)}"))
+    found += _unsealed(within)
+    found += _signing_key(within, settings)
+    found += _backups(within, settings)
+    return Report(found, len(records["jobs"]), len(records["requests"]), sealed.size, deep)
+
+
+def _schema(engine: Engine) -> Iterator[Finding]:
+    if is_current(engine):
+        return
+    with engine.connect() as connection:
+        revision = revision_of(connection)
+    words = f"the schema is at revision {revision}"
+    if not fits(engine):
+        yield Finding(Check.SCHEMA, f"{words}: this program cannot run on it")
+        return
+    yield Finding(Check.SCHEMA, f"{words}, newer than this program", broken=False)
+
+
+def _queue(within: Sessions, records: Records, settings: Settings) -> Iterator[Finding]:
+    tolerance = settings.lease_seconds + LATE.total_seconds()
+    for words in lives.live_jobs_have_live_leases(records, tolerance):
+        yield Finding(Check.QUEUE, words, broken=False)
+    late = select(func.count()).where(
+        Job.state == JobState.QUEUED, Job.published_at.is_(None), Job.due_at < func.now() - LATE
+    )
+    with within() as session:
+        if count := session.scalar(late):
+            words = f"{count} jobs are due and nobody announced them"
+            yield Finding(Check.QUEUE, words, broken=False)
+
+
+def _place(broken: record.Broken) -> str:
+    told = {"row": broken.seq, "position": broken.position, "tree head": broken.size}
+    where = ", ".join(f"{name} {at}" for name, at in told.items() if at is not None)
+    return f"{broken.link} ({where}) {broken.detail}".strip()
+
+
+def _unsealed(within: Sessions) -> Iterator[Finding]:
+    late = (
+        select(func.count())
+        .select_from(UnsealedRow)
+        .join(LogRow, LogRow.seq == UnsealedRow.seq)
+        .where(LogRow.at < func.now() - LATE)
+    )
+    with within() as session:
+        if count := session.scalar(late):
+            words = (
+                f"{count} rows of the log wait to be sealed: no dispatcher runs, or it cannot sign"
+            )
+            yield Finding(Check.LOG, words, broken=False)
+
+
+def _signing_key(within: Sessions, settings: Settings) -> Iterator[Finding]:
+    try:
+        with within() as session:
+            signer = signing_keys.load(settings)
+            in_use = signing_keys.in_use(session)
+    except UnusableKey as error:
+        yield Finding(Check.SIGNING_KEY, f"the signing key cannot be used: {error}")
+        return
+    if in_use is None:
+        words = "nothing is signed: the service has no signing key"
+        if signer is None:
+            yield Finding(Check.SIGNING_KEY, words, broken=False)
+    elif signer is None:
+        words = f"the service signs with {in_use.id}; this process was given no key"
+        yield Finding(Check.SIGNING_KEY, words, broken=False)
+    elif signer.key_id != in_use.id:
+        words = f"the service signs with {in_use.id}; this process has {signer.key_id}"
+        yield Finding(Check.SIGNING_KEY, words)
+
+
+def _backups(within: Sessions, settings: Settings) -> Iterator[Finding]:
+    taken = select(func.max(LogRow.at)).where(
+        LogRow.subject_id == log.BACKUP, LogRow.event == log.TAKEN
+    )
+    with within() as session:
+        newest = session.scalar(taken)
+        is_old = newest is not None and session.scalar(select(func.now() - BACKUP_AGE > newest))
+    if newest is None:
+        yield Finding(Check.BACKUPS, "no backup was taken with this program", broken=False)
+        return
+    if is_old:
+        words = f"the newest backup is of {newest:%Y-%m-%d}"
+        yield Finding(Check.BACKUPS, words, broken=False)
+    if not settings.backup_retention_days:
+        words = (
+            "backups are kept, but nothing says for how long: owners of deleted data are not told, "
+            "and old backups are not removed"
+        )
+        yield Finding(Check.BACKUPS, words, broken=False)

@@ -1,0 +1,61 @@
+"""Are the objects there that rows name, and what is there that no row names? Reads the store, removes nothing."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from sqlalchemy import select
+
+from expunge.registry import orphans, references
+from expunge.registry.database import Sessions
+from expunge.registry.fsck.finding import Check, Finding
+from expunge.registry.objects import ObjectMissing, ObjectStore
+from expunge.registry.retention import KEPT
+from expunge.registry.tables import Checkpoint, PendingObject, Shard
+
+SHOWN = 20
+"""Keys that are told of many."""
+
+
+def named(sessions: Sessions, store: ObjectStore, *, deep: bool) -> Iterator[Finding]:
+    """Objects that rows name and that are missing, of another size, or (read in full, `deep`) damaged.
+
+    Raises:
+        StoreUnavailable: try again later.
+    """
+    for each in orphans.check(sessions, store, deep=deep):
+        yield Finding(Check.OBJECTS, f"{each.named_by} names {each.key}, which is {each.problem}")
+    with sessions() as session:
+        sized = [
+            *session.execute(select(Shard.object_key, Shard.bytes)),
+            *session.execute(
+                select(Checkpoint.object_key, Checkpoint.bytes).where(Checkpoint.state.in_(KEPT))
+            ),
+        ]
+    for key, expected in dict(sized).items():
+        try:
+            size = store.size(key)
+        except ObjectMissing:
+            continue
+        if size != expected:
+            yield Finding(Check.OBJECTS, f"{key} has {size} bytes; its row says {expected}")
+
+
+def unnamed(sessions: Sessions, store: ObjectStore) -> Iterator[Finding]:
+    """Objects that no row names, and that nobody is about to name.
+
+    Raises:
+        StoreUnavailable: try again later.
+    """
+    keys = filter(orphans.OURS.search, store.keys())
+    found = 0
+    shown: list[str] = []
+    while batch := list(islice(keys, orphans.BATCH)):
+        with sessions() as session:
+            noted = select(PendingObject.key).where(PendingObject.key.in_(batch))
+            known = references.named(session, batch) | set(session.scalars(noted))
+        left = [key for key in batch if key not in known]
+        found += len(left)
+        shown += left[: SHOWN - len(shown)]
+    if found:
+        words = f"{found} objects are named by no row: {', '.join(shown)}"
+        yield Finding(Check.ORPHANS, words + (", ..." if found > len(shown) else ""), broken=False)

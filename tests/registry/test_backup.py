@@ -1,0 +1,441 @@
+"""A backup holds the rows of one moment and their objects; a restore brings them back, and nothing that has ended."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, text, update
+from sqlalchemy.engine import URL
+from tests.conftest import execute, text_of
+from tests.registry.conftest import House
+from tests.registry.s3 import BUCKET, settings_of, working_server
+
+from expunge.registry import (
+    backup,
+    checkpoints,
+    datasets,
+    deletion,
+    destruction,
+    jobs,
+    orphans,
+    parties,
+)
+from expunge.registry.backup import BackupRefused, Restored, archive
+from expunge.registry.checkpoints import StoredWeights
+from expunge.registry.database import Sessions, connect, sessions
+from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
+from expunge.registry.record import sealing
+from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Party, Role, Table, TreeHead
+from expunge.registry.transitions import LeaseLost, move
+
+_numbers = itertools.count()
+FENCED = {"jobs", "requests", "log", "log_unsealed", "alembic_version"}
+"""Tables that a restore writes to."""
+
+
+class WatchedStore(DirectoryStore):
+    """Calls back before an object is read for the first time."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.before: dict[str, Callable[[], None]] = {}
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        self.before.pop(key, lambda: None)()
+        return super().stream(key)
+
+
+@dataclass
+class Service:
+    """A model with data of two owners whose objects are there, a job that runs and one that waits."""
+
+    house: House
+    store: WatchedStore
+    folder: Path
+    model_owner: Party
+    owner: Party
+    model: str = ""
+    sets: list[str] = field(default_factory=list)
+    lease: jobs.Lease | None = None
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.house.sessions
+
+    @property
+    def kept(self) -> Path:
+        """Where backups go."""
+        return self.folder / "backups"
+
+    def put(self, data: str) -> str:
+        return orphans.put_bytes(self.sessions, self.store, data.encode(), self.folder)
+
+    def sealed(self, *, granted: bool = True) -> str:
+        """A data set of an owner, whose index is a stored object."""
+        key = self.put(f"index {next(_numbers)}")
+        with self.sessions.begin() as session:
+            row = datasets.create(session, self.owner, f"images {next(_numbers)}")
+            move(session, row, "sealing")
+            move(session, row, "sealed", digest="sha256:0", index_key=key)
+            orphans.named(session, [key])
+            if granted:
+                datasets.grant(session, self.owner, row.id, self.model_owner.id)
+            return row.id
+
+    def key_of(self, dataset_id: str) -> str:
+        with self.sessions() as session:
+            return str(session.get_one(Dataset, dataset_id).index_key)
+
+    def train(self, dataset_ids: list[str]) -> None:
+        lease = self.house.claim(self.house.pretraining(self.model_owner, self.model, dataset_ids))
+        data = f"weights {next(_numbers)}"
+        key, release = self.put(data), self.put(f"release of {data}")
+        with self.sessions.begin() as session:
+            checkpoints.record_pretrained(
+                session, lease, StoredWeights(key, key, len(data), release, release), {}
+            )
+
+    def delete(self, dataset_id: str) -> None:
+        with self.sessions.begin() as session:
+            deletion.start(session, self.owner, dataset_id)
+        destruction.finish(self.sessions, self.store, dataset_id)
+
+    def seal_log(self) -> None:
+        with self.sessions.begin() as session:
+            sealing.seal(session, None)
+
+    def backup(self, **options: Any) -> backup.Taken:
+        return backup.take(self.engine, self.store, self.kept, **options)
+
+    @property
+    def engine(self) -> Engine:
+        engine: Engine = self.sessions.kw["bind"]
+        return engine
+
+
+@pytest.fixture
+def service(house: House, tmp_path: Path) -> Iterator[Service]:
+    service = Service(
+        house,
+        WatchedStore(tmp_path / "objects"),
+        tmp_path,
+        house.party(Role.MODEL_OWNER),
+        house.party(Role.DATA_OWNER),
+    )
+    service.model = house.model(service.model_owner)
+    service.sets = [service.sealed(), service.sealed()]
+    service.train(service.sets)
+    job = house.request(house.ask(service.owner, service.model, service.sets[0])).job_id
+    service.lease = house.claim(str(job))
+    house.seal_job(service.owner)
+    with service.sessions.begin() as session:
+        session.execute(update(Job).where(Job.state == "queued").values(published_at=Job.due_at))
+        jobs.note_snapshot(session, service.lease, service.put("a snapshot"), 5)
+    service.seal_log()
+    yield service
+    with service.engine.begin() as connection:
+        # Without the triggers that keep the record from being changed.
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        tables = ", ".join(table.name for table in Table.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables}"))
+
+
+@pytest.fixture
+def fresh(postgres: URL) -> Iterator[Engine]:
+    """A database with the newest schema and no rows."""
+    execute(postgres, "CREATE DATABASE restored TEMPLATE template_expunge")
+    engine = connect(text_of(postgres.set(database="restored")))
+    yield engine
+    engine.dispose()
+    execute(postgres, "DROP DATABASE restored WITH (FORCE)")
+
+
+@pytest.fixture
+def other_store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "restored")
+
+
+def rows(engine: Engine, table: str) -> list[Any]:
+    with engine.connect() as connection:
+        query = f'SELECT to_jsonb(t) FROM "{table}" t'  # noqa: S608 - names of our own tables
+        return sorted(connection.execute(text(query)).scalars(), key=str)
+
+
+def restored(service: Service, engine: Engine, store: ObjectStore, **options: Any) -> Restored:
+    return backup.restore(engine, store, service.kept, **options)
+
+
+class TestRestoring:
+    def test_rows_and_objects_are_those_of_the_backup(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        before = {
+            name: rows(service.engine, name)
+            for name in Table.metadata.tables
+            if name not in FENCED | {"pending_objects"}
+        }
+        taken = service.backup()
+        found = restored(service, fresh, other_store, manifest_sha256=taken.manifest_sha256)
+        assert {name: rows(fresh, name) for name in before} == before
+        assert set(other_store.keys()) == set(service.store.keys())
+        assert (found.name, found.put, found.held) == (taken.name, taken.manifest.objects.count, {})
+
+    def test_the_log_goes_on_where_the_backup_ended_and_tells_of_it(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        log = rows(service.engine, "log")
+        service.backup()
+        restored(service, fresh, other_store)
+        after = rows(fresh, "log")
+        assert [row for row in log if row not in after] == []
+        assert [row["event"] for row in after if row["subject_id"] == "backup"] == ["restored"]
+        within = sessions(fresh)
+        with within() as session:
+            size = session.scalars(select(TreeHead.size)).one()
+        with within.begin() as session:
+            assert sealing.seal(session, None) > 0
+        with within() as session:
+            assert max(session.scalars(select(TreeHead.size))) > size
+
+    def test_a_running_attempt_has_lost_its_lease_and_its_job_waits_with_its_snapshot(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        lease = service.lease
+        assert lease is not None
+        service.backup()
+        found = restored(service, fresh, other_store)
+        assert found.requeued == [lease.job_id]
+        within = sessions(fresh)
+        with within() as session:
+            job = session.get_one(Job, lease.job_id)
+            assert (job.state, job.snapshot_step, job.attempt) == ("queued", 5, 1)
+            assert job.seconds_used == 0, "the time between backup and restore is nobody's"
+            assert {each.state for each in job.requests} == {"queued"}
+            assert not session.scalars(select(Job.id).where(Job.published_at.is_not(None))).all()
+        with pytest.raises(LeaseLost), within.begin() as session:
+            jobs.heartbeat(session, lease, lease_seconds=60)
+        with pytest.raises(LeaseLost), within.begin() as session:
+            checkpoints.record_unlearned(
+                session, lease, StoredWeights("x", "x", 1, "x", "x"), {"seconds": 1.0}
+            )
+
+    def test_of_several_the_newest_or_the_one_that_is_named(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        first = service.backup()
+        service.sealed()
+        service.backup()
+        restored(service, fresh, other_store, name=first.name)
+        assert len(rows(fresh, "datasets")) == 2
+
+    def test_what_the_store_still_has_is_not_put_again_and_what_it_lost_is(
+        self, service: Service, fresh: Engine
+    ) -> None:
+        service.backup()
+        lost, damaged = (service.key_of(each) for each in service.sets)
+        service.store.delete(lost)
+        (service.folder / "objects" / damaged).write_bytes(b"rot")
+        newer = service.sealed()
+        found = restored(service, fresh, service.store, add_to_store=True)
+        assert found.put == 2
+        assert orphans.check(sessions(fresh), service.store, deep=True) == []
+        assert service.key_of(newer) in set(service.store.keys())
+
+    def test_lost_objects_come_back_without_touching_a_row(self, service: Service) -> None:
+        service.backup()
+        before = rows(service.engine, "datasets")
+        service.store.delete(service.key_of(service.sets[0]))
+        assert backup.mend(service.engine, service.store, service.kept) == 1
+        assert orphans.check(service.sessions, service.store) == []
+        assert rows(service.engine, "datasets") == before
+
+
+class TestRefusals:
+    def test_a_database_or_store_that_is_in_use(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        service.backup()
+        with pytest.raises(BackupRefused, match="database is not empty"):
+            restored(service, service.engine, other_store)
+        with pytest.raises(BackupRefused, match="store is not empty"):
+            restored(service, fresh, service.store)
+        assert rows(fresh, "parties") == []
+
+    @pytest.mark.parametrize("what", ["table", "list", "object", "manifest"])
+    def test_a_backup_that_was_damaged(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore, what: str
+    ) -> None:
+        taken = service.backup()
+        place = service.kept / "backups" / taken.name
+        file = {
+            "table": place / "tables" / "parties.copy",
+            "list": place / "objects.txt",
+            "object": service.kept / "objects" / service.key_of(service.sets[0]),
+            "manifest": place / "manifest.json",
+        }[what]
+        file.write_bytes(file.read_bytes() + b" ")
+        with pytest.raises(BackupRefused):
+            restored(service, fresh, other_store, manifest_sha256=taken.manifest_sha256)
+        assert rows(fresh, "parties") == []
+
+    def test_a_backup_of_a_newer_schema(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        taken = service.backup()
+        manifest = service.kept / "backups" / taken.name / "manifest.json"
+        newer = taken.manifest.model_copy(update={"revision": "9999"})
+        manifest.write_text(newer.model_dump_json())
+        with pytest.raises(BackupRefused, match="9999"):
+            restored(service, fresh, other_store)
+
+    def test_there_is_none(
+        self, fresh: Engine, other_store: DirectoryStore, tmp_path: Path
+    ) -> None:
+        with pytest.raises(BackupRefused, match="no complete backup"):
+            backup.restore(fresh, other_store, tmp_path / "empty")
+
+
+class TestTaking:
+    def test_the_next_one_copies_only_what_is_new(self, service: Service) -> None:
+        first = service.backup()
+        new = service.sealed()
+        second = service.backup()
+        assert (first.copied, second.copied) == (first.manifest.objects.count, 1)
+        assert service.key_of(new) in set(backup.Archive(service.kept).keys(second.name))
+
+    def test_those_whose_time_is_over_go_with_their_objects(self, service: Service) -> None:
+        gone = service.sealed(granted=False)
+        key = service.key_of(gone)
+        first = service.backup()
+        service.delete(gone)
+        second = service.backup(keep_days=30)
+        kept = backup.Archive(service.kept)
+        assert (second.outdated, kept.path(key).exists()) == ([], True)
+        third = service.backup(keep_days=1e-9)
+        assert third.outdated == [first.name, second.name]
+        assert kept.names() == [third.name]
+        assert not kept.path(key).exists()
+
+    def test_what_ends_while_it_is_copied_is_not_in_it(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        """Made after the first look, and gone after the picture that named it."""
+        made: list[str] = []
+
+        def make() -> None:
+            made.append(service.sealed(granted=False))
+            service.store.before[service.key_of(made[0])] = lambda: service.delete(made[0])
+
+        service.store.before[service.key_of(service.sets[0])] = make
+        taken = service.backup()
+        assert made
+        assert taken.manifest.missing == []
+        restored(service, fresh, other_store)
+        with sessions(fresh)() as session:
+            assert session.get_one(Dataset, made[0]).state == "deleted"
+
+    def test_what_the_store_has_lost_is_told_and_the_rest_is_kept(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        lost, damaged = (service.key_of(each) for each in service.sets)
+        service.store.delete(lost)
+        (service.folder / "objects" / damaged).write_bytes(b"rot")
+        taken = service.backup()
+        missing = {each.key: each.problem for each in taken.manifest.missing}
+        assert missing == {lost: "missing", damaged: "damaged"}
+        found = restored(service, fresh, other_store)
+        assert found.put == taken.manifest.objects.count
+
+    def test_an_object_of_the_folder_that_rots_is_found_and_copied_again(
+        self, service: Service
+    ) -> None:
+        service.backup()
+        path = backup.Archive(service.kept).path(service.key_of(service.sets[0]))
+        path.write_bytes(b"rot")
+        assert service.backup().copied == 0
+        assert service.backup(deep=True).copied == 1
+        assert path.read_bytes() != b"rot"
+
+    def test_one_at_a_time_and_what_broke_off_is_no_backup(self, service: Service) -> None:
+        kept = backup.Archive(service.kept)
+        with kept.locked(), pytest.raises(BackupRefused, match="another backup"):
+            service.backup()
+        left = kept.folder / "backups" / f"{archive.UNFINISHED}1"
+        left.mkdir()
+        assert kept.names() == []
+        service.backup()
+        assert not left.exists()
+
+    def test_only_the_operator_can_read_it(self, service: Service) -> None:
+        service.backup()
+        assert service.kept.stat().st_mode & 0o077 == 0
+
+
+class TestEndings:
+    def test_what_has_ended_since_ends_again(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        unused, regranted = service.sealed(), service.sealed()
+        with service.sessions.begin() as session:
+            key_id = parties.issue_key(session, service.owner.id, actor="test", expires_in_days=1)
+        service.backup()
+        with service.sessions.begin() as session:
+            session.get_one(ApiKey, key_id.key.id).revoked_at = key_id.key.created_at
+            for each in (*service.sets, regranted):
+                datasets.withdraw_grant(session, service.owner, each, service.model_owner.id)
+        with service.sessions.begin() as session:
+            datasets.grant(session, service.owner, regranted, service.model_owner.id)
+        service.delete(unused)
+        kept = backup.Archive(service.kept)
+        backup.note(service.sessions, kept)
+        found = restored(service, fresh, other_store)
+        assert found.held == {}
+        within = sessions(fresh)
+        with within() as session:
+            assert session.get_one(ApiKey, key_id.key.id).revoked_at is not None
+            assert session.get_one(Dataset, unused).state == "deleting"
+            assert session.scalars(select(Grant.dataset_id)).all() == []
+        gone = service.put("another") and set(other_store.keys())
+        assert destruction.finish_all(within, other_store).ended == [unused]
+        assert len(set(other_store.keys())) == len(gone) - 1
+
+    def test_a_grant_that_the_backup_has_anew_stays(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        each = service.sets[0]
+        with service.sessions.begin() as session:
+            datasets.withdraw_grant(session, service.owner, each, service.model_owner.id)
+        with service.sessions.begin() as session:
+            datasets.grant(session, service.owner, each, service.model_owner.id)
+        service.backup()
+        restored(service, fresh, other_store)
+        with sessions(fresh)() as session:
+            assert each in session.scalars(select(Grant.dataset_id)).all()
+
+    def test_what_is_needed_again_is_told_and_left_to_its_owner(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        """The backup's head holds the data that a later one had forgotten."""
+        service.backup()
+        kept = backup.Archive(service.kept)
+        ended = backup.Endings(datasets=frozenset(service.sets[1:]))
+        kept.endings.write_text(ended.model_dump_json())
+        found = restored(service, fresh, other_store)
+        assert list(found.held) == service.sets[1:]
+        assert service.model in found.held[service.sets[1]]
+
+
+def test_a_bucket_is_backed_up_and_restored_as_a_directory_is(
+    service: Service, fresh: Engine
+) -> None:
+    with working_server() as endpoint:
+        bucket = S3Store(settings_of(f"s3://{BUCKET}", endpoint), BUCKET)
+        service.backup()
+        backup.restore(fresh, bucket, service.kept)
+        assert set(bucket.keys()) == set(service.store.keys())
+        again = backup.take(fresh, bucket, service.folder / "of the bucket")
+        assert again.copied == again.manifest.objects.count
+        assert again.manifest.missing == []
