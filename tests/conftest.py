@@ -1,5 +1,6 @@
 """Real servers for every test that needs them: one PostgreSQL a session, a fresh database a module."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from expunge.embedded.postgres import start_postgres
 from expunge.registry.database import Sessions, connect, sessions
 from expunge.registry.migration import migrate
 from expunge.registry.objects import DirectoryStore
+
+# Several tests run at once: training that gave way to all the others would never end.
+os.environ["EXPUNGE_TRAINING_NICENESS"] = "0"
 
 
 def execute(server: URL, statement: str) -> None:

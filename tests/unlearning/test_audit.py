@@ -122,7 +122,7 @@ def test_batches_of_a_stream_give_what_the_whole_set_gives(
 ) -> None:
     own = make_images(20)
     whole = outputs(before, after, own, views=3)
-    monkeypatch.setattr("expunge.unlearning.audit.BATCH_IMAGES", 7)
+    monkeypatch.setattr("expunge.unlearning.audit.CPU_BATCH_IMAGES", 7)
     streamed = outputs(before, after, own, views=3)
     for level, found in streamed.items():
         for mine, theirs in (
@@ -137,7 +137,7 @@ def test_of_a_large_set_only_a_draw_keeps_its_outputs(
     make_images: MakeImages, before: Learner, after: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evidence_outputs, "MAX_PAIR_SAMPLES", 9)
-    monkeypatch.setattr("expunge.unlearning.audit.BATCH_IMAGES", 6)
+    monkeypatch.setattr("expunge.unlearning.audit.CPU_BATCH_IMAGES", 6)
     found = outputs(before, after, make_images(20), views=3)["encoder"]
     assert found.before.views.shape[:2] == (3, 9)
     assert found.before.cosines.shape == (20, 3)

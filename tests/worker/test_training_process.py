@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -30,7 +30,11 @@ from expunge.unlearning.data.image_set import load_for
 from expunge.unlearning.frameworks import build
 from expunge.unlearning.metrics.contrastive_accuracy import contrastive_accuracy
 from expunge.worker.task import STOPPED_STATUS, TrainingTask, to_json
-from expunge.worker.training_process import LAST_WORDS_CHARS, NICENESS, kind_of_crash
+from expunge.worker.training_process import (
+    AUTOGROUP,
+    LAST_WORDS_CHARS,
+    kind_of_crash,
+)
 
 RETAINED, UNLEARNED = 40, 12
 LASTING = {"epochs": 50, "batch_size": 16}
@@ -45,7 +49,7 @@ ADDRESS_SPACE_BYTES = 8 << 30
 class Child:
     """A training process and what it told."""
 
-    def __init__(self, task: TrainingTask, folder: Path) -> None:
+    def __init__(self, task: TrainingTask, folder: Path, niceness: int) -> None:
         task_file, self.output = folder / "task.json", folder / "output.log"
         task_file.write_text(to_json(task))
         self.messages: list[dict[str, Any]] = []
@@ -53,10 +57,11 @@ class Child:
         with self.output.open("wb") as output:
             module = "expunge.worker.training_process"
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, str(task_file), str(write_end)],
+                [sys.executable, "-m", module, str(task_file), str(write_end), str(niceness)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_end],
+                start_new_session=niceness > 0,
             )
         os.close(write_end)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -94,7 +99,8 @@ class Child:
                     self.messages.append(json.loads(line))
 
 
-Start = Callable[[TrainingTask], Child]
+class Start(Protocol):
+    def __call__(self, task: TrainingTask, *, niceness: int = 0) -> Child: ...
 
 
 @pytest.fixture
@@ -102,8 +108,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start a task; what still runs at the test's end is killed."""
     with ExitStack() as stack:
 
-        def begin(task: TrainingTask) -> Child:
-            child = Child(task, tmp_path)
+        def begin(task: TrainingTask, *, niceness: int = 0) -> Child:
+            child = Child(task, tmp_path, niceness)
             stack.callback(child.kill)
             return child.listen()
 
@@ -273,9 +279,18 @@ def test_it_says_how_well_the_encoder_tells_images_apart(
 
 
 def test_it_leaves_the_cores_to_those_who_answer(start: Start, task: TrainingTask) -> None:
-    child = start(replace(task, params=LASTING))
+    child = start(replace(task, params=LASTING), niceness=3)
     child.wait_for("progress")
-    assert psutil.Process(child.process.pid).nice() == psutil.Process().nice() + NICENESS
+    assert psutil.Process(child.process.pid).nice() == psutil.Process().nice() + 3
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="sessions have no priority here")
+def test_it_does_so_beside_processes_of_other_sessions(start: Start, task: TrainingTask) -> None:
+    child = start(replace(task, params=LASTING), niceness=3)
+    child.wait_for("progress")
+    own = Path("/proc", str(child.process.pid), "autogroup").read_text()
+    assert own.split() == [own.split()[0], "nice", "3"]
+    assert own != AUTOGROUP.read_text(), "and leaves its supervisor's session alone"
 
 
 def test_an_unexpected_error_is_told_with_its_last_words(start: Start, task: TrainingTask) -> None:

@@ -115,6 +115,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Between two snapshots of a training run, at least; longer where one takes long.",
     )
+    training_niceness: int = Field(
+        default=15,
+        ge=0,
+        le=19,
+        description="How far training processes give way to api and audits on the same cores (nice).",
+    )
     stop_grace_seconds: float = Field(
         default=10,
         gt=0,

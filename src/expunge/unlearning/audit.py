@@ -28,9 +28,10 @@ ViewMaker = Callable[[Tensor, Tensor, int], Tensor]
 """From images, ids and a view's number to the normalised views, as `Views` makes them."""
 
 DEFAULT_VIEWS = 10
-BATCH_IMAGES = 128
-"""Views that go through an encoder at once; few samples go in several views together. More are hardly
-faster on CPUs, and whoever makes room between batches would be kept waiting."""
+CPU_BATCH_IMAGES = 32
+"""Views that go through an encoder at once; few samples go in several views together. More are no
+faster on a CPU, whose caches they overflow, and keep those waiting for whom room is made in between."""
+GPU_BATCH_IMAGES = 512
 
 
 def audit(
@@ -110,12 +111,13 @@ def stream_outputs(
     chosen = pair_samples(samples, seed)
     sides = [_Sides(learner) for learner in (before, after)]
     start = 0
+    bound = CPU_BATCH_IMAGES if target.type == "cpu" else GPU_BATCH_IMAGES
     with measuring(before, target), measuring(after, target):
-        for part in _bounded(batches):
+        for part in _bounded(batches, bound):
             batch = part.to(target)
             stop = start + len(batch)
             kept = chosen[(chosen >= start) & (chosen < stop)] - start
-            made = _batch_outputs((before, after), batch, make, views)
+            made = _batch_outputs((before, after), batch, make, views, max(1, bound // len(batch)))
             for side, found in zip(sides, made, strict=True):
                 side.take(batch, found, kept)
             start = stop
@@ -125,10 +127,10 @@ def stream_outputs(
     return {level: Outputs(side, second[level], chosen) for level, side in first.items()}
 
 
-def _bounded(batches: Iterable[ImageSet]) -> Iterator[ImageSet]:
+def _bounded(batches: Iterable[ImageSet], bound: int) -> Iterator[ImageSet]:
     for batch in batches:
-        for start in range(0, len(batch), BATCH_IMAGES):
-            yield batch.subset(range(start, min(start + BATCH_IMAGES, len(batch))))
+        for start in range(0, len(batch), bound):
+            yield batch.subset(range(start, min(start + bound, len(batch))))
 
 
 @dataclass
@@ -171,13 +173,12 @@ class _Sides:
 
 
 def _batch_outputs(
-    learners: Sequence[Learner], batch: ImageSet, make: ViewMaker, views: int
+    learners: Sequence[Learner], batch: ImageSet, make: ViewMaker, views: int, together: int
 ) -> list[dict[Level, Floats]]:
     """Of each learner, per level (V, B, D) L2-normalised outputs of a batch's views.
 
-    Several views go through at once, and each is made once for all learners.
+    So many views go through at once, and each is made once for all learners.
     """
-    together = max(1, BATCH_IMAGES // len(batch))
     parts: list[dict[Level, list[Tensor]]] = [{} for _ in learners]
     for start in range(0, views, together):
         numbers = range(start, min(start + together, views))

@@ -1,7 +1,7 @@
 """The training process: reads a task file, does the task, tells its supervisor how it goes.
 
-Started as `python -m expunge.worker.training_process TASK_FILE PIPE_FD`. Knows no database, no object store
-and no key; what it may touch lies in one folder, and the folder of Retrain's checkpoints.
+Started as `python -m expunge.worker.training_process TASK_FILE PIPE_FD NICENESS`. Knows no database, no
+object store and no key; what it may touch lies in one folder, and the folder of Retrain's checkpoints.
 """
 
 import os
@@ -9,15 +9,20 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from expunge.worker.stop_signal import StopSignal
 from expunge.worker.supervisor_pipe import Supervisor
 from expunge.worker.task import NO_SPACE, STOPPED_STATUS, ComparisonTask, from_json
 
-NICENESS = 5
-"""Added to the worker's own: api and audits answer on the same cores, and must not wait for training."""
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Where Linux groups processes by session, niceness counts only within a session, and this file says
+what the session's own is."""
 ORPHAN_CHECK_SECONDS = 1.0
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+FIRST_TO_GO = "500"
+"""Of 1,000: where memory runs out, the kernel ends this process before its worker or a database."""
 LAST_WORDS_CHARS = 800
 """Of a traceback: what went wrong stands at its end."""
 CPU_ALLOCATION_FAILED = "DefaultCPUAllocator: "
@@ -71,11 +76,23 @@ def _end_with(supervisor_pid: int) -> None:
     threading.Thread(target=watch, name="orphan watch", daemon=True).start()
 
 
+def _give_way(niceness: int) -> None:
+    """Lower this process's priority, and that of its session if it has one of its own."""
+    os.nice(niceness)
+    if os.getsid(0) != os.getpid():
+        return
+    # Not there outside Linux; asked again too soon it refuses, which costs speed only.
+    with suppress(OSError):
+        AUTOGROUP.write_text(str(niceness))
+
+
 def main() -> int:
     """Run the task of the command line; what goes wrong unexpectedly is told before it ends the process."""
     stop = StopSignal()
     _end_with(os.getppid())
-    os.nice(NICENESS)
+    _give_way(int(sys.argv[3]))
+    with suppress(OSError):
+        OOM_SCORE.write_text(FIRST_TO_GO)
     with os.fdopen(int(sys.argv[2]), "w") as pipe:
         supervisor = Supervisor(pipe)
         try:

@@ -81,14 +81,16 @@ class Watch:
                     "expunge.worker.training_process",
                     str(task_file),
                     str(write_end),
+                    str(self._context.settings.training_niceness),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_end],
                 env=one_device(self._context.settings.device),
-                # A group of its own: Ctrl-C in a terminal reaches the supervisor, which decides.
-                process_group=0,
+                # Ctrl-C in a terminal reaches the supervisor, which decides; and its low priority is
+                # its own session's alone.
+                start_new_session=True,
             )
         os.close(write_end)
         reader = threading.Thread(target=self._read, args=(read_end,), daemon=True)
@@ -104,7 +106,7 @@ class Watch:
             metering.SPEED.set(0)
         self._take_messages()
         if self._result is None:
-            raise self._failure or self._ending(process.returncode)
+            raise _final(self._failure or self._ending(process.returncode), task)
         # Told last, when all is written: a process that stumbles on its way out does no harm.
         return self._result
 
@@ -191,6 +193,17 @@ def _crash(kind: Any, words: str) -> JobCrashed | OSError:
         # To be waited out, as when this process meets a full disk itself.
         return OSError(errno.ENOSPC, words)
     return JobCrashed(Failure(kind, CRASHES[kind], words))
+
+
+def _final(failure: JobFailed | OSError, task: Task) -> JobFailed | OSError:
+    """What is too large even for the way that needs least memory is not tried again."""
+    told = failure.failure if isinstance(failure, JobFailed) else None
+    if told is None or told.kind != "out-of-memory" or not task.recompute:
+        return failure
+    reason = f"{told.reason}, also with activations made anew instead of kept"
+    advice = "lower batch_size, or let the model's policy ask for workers with more memory "
+    words = f"{task.step} does not fit; {advice}(worker_labels). {told.words}"
+    return JobFailed(Failure("out-of-memory", reason, words))
 
 
 CRASHES = {

@@ -29,12 +29,14 @@ def measuring(learner: Learner, device: torch.device) -> Iterator[None]:
     """The learner on `device` in eval mode, without gradients; back home and as it was after."""
     was_training, home = learner.training, next(learner.parameters()).device
     learner.to(device).eval()
-    lay_out(learner, bn_splits=learner.bn_splits)
+    learner.to(memory_format=torch.channels_last)
     try:
         with torch.no_grad(), seeded(0, device):
             yield
     finally:
         learner.to(home).train(was_training)
+        if was_training:
+            lay_out(learner, bn_splits=learner.bn_splits)
 
 
 def plain_features(learner: Learner, images: ImageSet, device: torch.device) -> Tensor:
