@@ -176,6 +176,12 @@ def test_an_unknown_method_lists_the_known_ones_and_says_where(refused: Refused)
     assert problem["errors"][0]["pointer"] == "/methods/1/method"
 
 
+def test_an_empty_grid_of_an_unknown_method_is_refused_like_any_other(refused: Refused) -> None:
+    for method in ("fine_tune", "burn"):
+        problem = refused(422, "invalid", methods=[{"method": method, "grid": {"epochs": []}}])
+        assert problem["errors"][0]["pointer"] == "/methods/0/grid/epochs"
+
+
 @pytest.mark.parametrize(
     ("spec", "pointer", "allowed"),
     [

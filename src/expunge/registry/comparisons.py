@@ -308,13 +308,21 @@ def _refusals(pointer: str, framework: str, methods: Sequence[str]) -> Iterator[
 def _bounds(
     location: candidates.Location, framework: str, methods: Sequence[str]
 ) -> dict[str, Any]:
-    """What is allowed for the parameter at `[entry,] params|grid|ranges, name`; nothing elsewhere."""
+    """What is allowed for the parameter at `[entry,] params|grid|ranges, name`; nothing elsewhere.
+
+    Nor of a method that does not exist or is not for the framework: its name is refused later.
+    """
     match location:
         case (int(entry), str(), str(name), *_):
-            return {"allowed": parameters.allowed(methods[entry], framework, name)}
+            method = methods[entry]
         case (str(), str(name), *_):
-            return {"allowed": parameters.allowed(methods[0], framework, name)}
-    return {}
+            method = methods[0]
+        case _:
+            return {}
+    known = METHODS.get(method)
+    if known is None or framework not in known.frameworks:
+        return {}
+    return {"allowed": parameters.allowed(method, framework, name)}
 
 
 def _invalid(pointer: str, message: str) -> Invalid:
