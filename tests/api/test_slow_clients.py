@@ -1,0 +1,207 @@
+"""Callers who take for ever: their bodies, heads and connections end, and others are served meanwhile."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from tests.api.conftest import Cast, User, left_behind
+
+from expunge.api.connections import BoundedProtocol
+from expunge.registry.settings import Settings
+from expunge.registry.tables import Role
+
+STALL_SECONDS = 1.2
+HEAD_SECONDS = 0.7
+PATIENCE_SECONDS = 60
+"""For what ends within a second or two on an idle machine."""
+LARGE, ANSWERS = "/docs/assets/swagger-ui-bundle.js", 16
+"""A file, asked for so often that no buffer holds all of it."""
+DIGEST = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def impatient() -> Iterator[None]:
+    """Deadlines of connections that a test can wait for."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(BoundedProtocol, "head_seconds", HEAD_SECONDS)
+    patch.setattr(BoundedProtocol, "read_stall_seconds", HEAD_SECONDS)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("service")
+    return Settings(
+        database_url=database_url,
+        object_store=(folder / "objects").as_uri(),
+        work_dir=folder / "work",
+        body_stall_seconds=STALL_SECONDS,
+        body_bytes_per_second=10_000,
+    )
+
+
+@pytest.fixture
+def owner(cast: Cast) -> User:
+    """With a connection of its own: one that is kept does not live long here."""
+    return cast.party(Role.DATA_OWNER)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    with socket.create_connection(address(url), timeout=PATIENCE_SECONDS) as connection:
+        yield connection
+
+
+def address(url: str) -> tuple[str, int]:
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def head(method: str, path: str, user: User | None = None, **headers: object) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: test"]
+    if user is not None:
+        lines.append(f"Authorization: {user.http.headers['authorization']}")
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def answer(connection: socket.socket) -> bytes:
+    """All that comes until the service closes the connection."""
+    found = b""
+    try:
+        while data := connection.recv(65536):
+            found += data
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def is_ended(connection: socket.socket, trickle: bytes) -> bool:
+    """Whether the service ends the connection though these bytes come again and again."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            connection.sendall(trickle)
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+class TestBodies:
+    """The rest of a body does not come, or byte by byte."""
+
+    def test_a_body_that_stops_is_cut_off(self, url: str, owner: User) -> None:
+        with connected(url) as connection:
+            connection.sendall(head("POST", "/datasets", owner, Content_Length=100) + b'{"name":')
+            found = answer(connection)
+        assert found.startswith(b"HTTP/1.1 408 ")
+        assert b"urn:expunge:problem:too-slow" in found
+
+    def test_an_upload_that_trickles_is_cut_off_and_leaves_nothing(
+        self, url: str, owner: User, settings: Settings
+    ) -> None:
+        path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
+        begin = head("PUT", path, owner, Content_Length=10**6, Content_Digest=DIGEST)
+        with connected(url) as connection:
+            connection.sendall(begin)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            connection.setblocking(False)
+            found = b""
+            while not found and time.monotonic() < deadline:
+                time.sleep(0.1)
+                try:
+                    connection.sendall(b"x")
+                    found = connection.recv(65536)
+                except BlockingIOError:
+                    continue
+        assert found.startswith(b"HTTP/1.1 408 ")
+        while left_behind(settings) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left_behind(settings) == []
+
+    def test_a_steady_upload_may_take_as_long_as_it_needs(self, url: str, owner: User) -> None:
+        path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
+        begin = head("PUT", path, owner, Content_Length=60_000, Content_Digest=DIGEST)
+        with connected(url) as connection:
+            connection.sendall(begin)
+            for _ in range(12):
+                connection.sendall(b"x" * 5_000)
+                time.sleep(STALL_SECONDS / 10)
+            assert b"digest-mismatch" in connection.recv(65536)
+
+
+class TestConnections:
+    """Nothing complete was ever asked, or the answer is not read."""
+
+    def test_a_head_that_does_not_come_is_waited_for_in_vain(self, url: str) -> None:
+        with connected(url) as connection:
+            assert answer(connection) == b""
+
+    def test_nor_do_trickled_headers_help(self, url: str) -> None:
+        with connected(url) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+            assert is_ended(connection, b"X-A: b\r\n")
+
+    def test_nor_a_body_that_goes_on_after_its_refusal(self, url: str, owner: User) -> None:
+        with connected(url) as connection:
+            connection.sendall(
+                head(
+                    "PUT",
+                    f"/datasets/dst_{'0' * 32}/shards/a.tar",
+                    owner,
+                    Content_Length=10**6,
+                    Content_Digest=DIGEST,
+                )
+            )
+            assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+            assert is_ended(connection, b"x")
+
+    def test_an_answer_that_nobody_reads_is_given_up(self, url: str) -> None:
+        size = len(httpx.get(f"{url}{LARGE}", trust_env=False).content)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            connection.settimeout(PATIENCE_SECONDS)
+            connection.connect(address(url))
+            connection.sendall(ANSWERS * head("GET", LARGE))
+            time.sleep(3 * HEAD_SECONDS)
+            assert len(answer(connection)) < ANSWERS * size
+
+    def test_a_connection_is_kept_and_a_watcher_may_be_silent(self, url: str, owner: User) -> None:
+        with connected(url) as connection:
+            for _ in range(2):
+                connection.sendall(head("GET", "/me", owner))
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+class TestHeads:
+    """Headers are few and small."""
+
+    def test_many_headers_are_refused(self, anonymous: httpx.Client) -> None:
+        sent = {f"X-{number}": "a" for number in range(120)}
+        refused = anonymous.get("/healthz", headers=sent)
+        assert refused.status_code == 431
+        assert refused.json()["type"] == "urn:expunge:problem:too-many-headers"
+
+    def test_a_head_without_end_is_refused(self, url: str) -> None:
+        with connected(url) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"a" * 2**17)
+            assert answer(connection)[:13] in (b"HTTP/1.1 400 ", b"")
+
+
+def test_while_many_are_slow_others_are_served(url: str, owner: User) -> None:
+    """More of them than there are threads."""
+    path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
+    begin = head("PUT", path, owner, Content_Length=10**6, Content_Digest=DIGEST)
+    slow = [socket.create_connection(address(url)) for _ in range(80)]
+    try:
+        for each in slow:
+            each.sendall(begin)
+        assert owner.get("/me").status_code == 200
+    finally:
+        for each in slow:
+            each.close()
