@@ -1,0 +1,97 @@
+"""Readiness is found out by trying, once for all who ask, and never waits for what hangs."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from expunge.api.readiness import Check, Outcome, Readiness, checks_of
+from expunge.registry.objects import open_store
+from expunge.registry.settings import Settings
+from expunge.worker.dispatcher import Dispatcher
+
+
+def look(readiness: Readiness) -> dict[str, Outcome]:
+    return asyncio.run(readiness.outcomes())
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_store_that_hangs_is_not_waited_for(
+    settings: Settings, engine: Engine, silent_server: str
+) -> None:
+    hanging = settings.model_copy(
+        update={"object_store": "s3://bucket", "s3_endpoint": silent_server}
+    )
+    checks = checks_of(hanging, engine, open_store(hanging))
+    found = look(Readiness(checks, longest_seconds=0.5))
+    assert found["objects"] == Outcome.FAILED
+    assert found["database"] == Outcome.OK
+
+
+def test_what_hangs_has_one_thread_however_many_ask() -> None:
+    over = threading.Event()
+    started: list[None] = []
+
+    def hang() -> None:
+        started.append(None)
+        over.wait()
+
+    async def ask() -> list[dict[str, Outcome]]:
+        readiness = Readiness([Check("stuck", hang)], longest_seconds=0.05)
+        answers = list(await asyncio.gather(*(readiness.outcomes() for _ in range(100))))
+        await asyncio.sleep(1.1)
+        answers.append(await readiness.outcomes())
+        over.set()
+        return answers
+
+    assert all(found == {"stuck": Outcome.FAILED} for found in asyncio.run(ask()))
+    assert len(started) == 1
+
+
+def test_who_asks_again_at_once_gets_the_same_look() -> None:
+    looks: list[None] = []
+
+    async def ask() -> None:
+        readiness = Readiness([Check("counted", lambda: looks.append(None))])
+        for _ in range(50):
+            assert await readiness.outcomes() == {"counted": Outcome.OK}
+
+    asyncio.run(ask())
+    assert len(looks) == 1
+
+
+def test_who_leaves_does_not_take_the_look_away_from_others() -> None:
+    release = threading.Event()
+
+    async def ask() -> dict[str, Outcome]:
+        readiness = Readiness([Check("slow", lambda: release.wait() and None)])
+        leaving = asyncio.create_task(readiness.outcomes())
+        staying = asyncio.create_task(readiness.outcomes())
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        release.set()
+        return await staying
+
+    assert asyncio.run(ask()) == {"slow": Outcome.OK}
+
+
+def test_a_warning_says_what_an_operator_should_look_at(settings: Settings, engine: Engine) -> None:
+    store = open_store(settings)
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    cramped = settings.model_copy(update={"max_shard_bytes": 2**60})
+    found = look(Readiness(checks_of(cramped, engine, store)))
+    assert found["work_dir"] == Outcome.WARNING
+    assert found["dispatcher"] == Outcome.WARNING, "none has ever run"
+
+    Dispatcher(settings, engine, store).step()
+    found = look(Readiness(checks_of(settings, engine, store)))
+    assert set(found.values()) == {Outcome.OK}

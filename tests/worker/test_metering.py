@@ -1,0 +1,113 @@
+"""Workers and dispatchers count what they did, and answer a scrape on the port of the settings."""
+
+import re
+import socket
+from collections.abc import Callable
+
+import httpx
+import pytest
+from sqlalchemy import text
+from tests.worker.lab import LONG, Lab, Running, World, eventually, images
+
+from expunge.worker import metering
+from expunge.worker.dispatcher import Dispatcher
+
+Change = Callable[[], float]
+
+
+def watched(name: str, **labels: str) -> Change:
+    """How much a metric has grown since this call."""
+
+    def value() -> float:
+        return metering.REGISTRY.get_sample_value(f"expunge_{name}", labels) or 0.0
+
+    before = value()
+    return lambda: value() - before
+
+
+def test_an_attempt_is_counted_by_its_end_and_timed(lab: Lab, world: World) -> None:
+    succeeded = watched("job_attempts_total", kind="seal", outcome="succeeded")
+    timed = watched("job_attempt_seconds_count", kind="seal")
+    lab.sealed(world.model_owner, "more", images("more", 2, 4))
+    assert (succeeded(), timed()) == (1, 1)
+
+    failed = watched("job_attempts_total", kind="pretrain", outcome="failed")
+    refused = lab.pretraining(world.model_owner, world.model, world.training_data)
+    with lab.sessions.begin() as session:
+        session.execute(text("DELETE FROM grants"))
+    lab.runner.run(refused)
+    assert lab.job(refused).state == "failed"
+    assert failed() == 1
+
+
+def test_a_running_training_tells_its_speed_its_snapshots_and_its_lease(
+    lab: Lab, world: World
+) -> None:
+    renewed = watched("lease_renewals_total", outcome="renewed")
+    lost = watched("lease_renewals_total", outcome="lost")
+    stored = watched("snapshot_store_seconds_count")
+    over = watched("job_attempts_total", kind="pretrain", outcome="lease-lost")
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data, LONG)
+    with Running(lab, job_id, snapshot_seconds=0.1) as running:
+        speed = "expunge_training_images_per_second"
+        eventually(
+            lambda: metering.REGISTRY.get_sample_value(speed), "the training tells its speed"
+        )
+        eventually(stored, "a snapshot is stored")
+        assert metering.REGISTRY.get_sample_value(
+            "expunge_worker_jobs_running", {"kind": "pretrain"}
+        )
+        assert renewed() > 0
+        with lab.sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET lease_token = 'taken'"))
+        eventually(lambda: not running.thread.is_alive(), "the attempt ends")
+    assert (lost(), over()) == (1, 1)
+    assert metering.REGISTRY.get_sample_value(speed) == 0
+
+
+def test_a_dispatcher_counts_leases_that_it_takes_back(lab: Lab, world: World) -> None:
+    expired = watched("lease_expiries_total", kind="pretrain")
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data)
+    lab.claim(job_id)
+    with lab.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_expires_at = now()"))
+    # The job is not tried again: Redis, which is not there, has nothing to be told.
+    settings = lab.settings.model_copy(update={"max_attempts": 1})
+    dispatcher = Dispatcher(settings, lab.sessions.kw["bind"], lab.store)
+    dispatcher.step()
+    assert expired() == 1
+    assert metering.REGISTRY.get_sample_value("expunge_worker_contact_timestamp_seconds")
+    with lab.sessions() as session:
+        assert session.scalar(text("SELECT role FROM workers")) == "dispatch"
+
+    swept = watched("objects_swept_total")
+    dispatcher.tidy()
+    assert swept() == 0
+    kept = metering.REGISTRY.get_sample_value("expunge_objects_kept")
+    assert kept == len(list(lab.store.keys()))
+
+
+def test_without_an_address_nothing_listens(lab: Lab) -> None:
+    assert metering.serve(lab.settings) is None
+
+
+def test_an_address_that_is_taken_ends_the_process_with_the_reason(lab: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = lab.settings.model_copy(update={"metrics_listen": address})
+        with pytest.raises(SystemExit, match=re.escape(f"EXPUNGE_METRICS_LISTEN: {address}")):
+            metering.serve(settings)
+
+
+def test_a_scrape_tells_the_space_that_is_left(lab: Lab) -> None:
+    lab.settings.work_dir.mkdir()
+    server = metering.serve(lab.settings.model_copy(update={"metrics_listen": "127.0.0.1:0"}))
+    assert server is not None
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/metrics"
+        told = httpx.get(address, trust_env=False).text
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert re.search(r"^expunge_work_dir_free_bytes \d", told, re.MULTILINE)
+    assert re.search(r"^process_resident_memory_bytes \d", told, re.MULTILINE)
