@@ -1,23 +1,21 @@
 """A backup holds the rows of one moment and their objects; a restore brings them back, and nothing that has ended."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 from tests.conftest import execute, text_of
 from tests.registry.conftest import House
+from tests.registry.keeping import Service, running
 from tests.registry.s3 import BUCKET, settings_of, working_server
 
 from expunge.registry import (
     backup,
     checkpoints,
     datasets,
-    deletion,
     destruction,
     jobs,
     orphans,
@@ -25,122 +23,19 @@ from expunge.registry import (
 )
 from expunge.registry.backup import BackupRefused, Restored, archive
 from expunge.registry.checkpoints import StoredWeights
-from expunge.registry.database import Sessions, connect, sessions
+from expunge.registry.database import connect, sessions
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
-from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Party, Role, Table, TreeHead
-from expunge.registry.transitions import LeaseLost, move
+from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Table, TreeHead
+from expunge.registry.transitions import LeaseLost
 
-_numbers = itertools.count()
 FENCED = {"jobs", "requests", "log", "log_unsealed", "alembic_version"}
 """Tables that a restore writes to."""
 
 
-class WatchedStore(DirectoryStore):
-    """Calls back before an object is read for the first time."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.before: dict[str, Callable[[], None]] = {}
-
-    def stream(self, key: str) -> Iterator[bytes]:
-        self.before.pop(key, lambda: None)()
-        return super().stream(key)
-
-
-@dataclass
-class Service:
-    """A model with data of two owners whose objects are there, a job that runs and one that waits."""
-
-    house: House
-    store: WatchedStore
-    folder: Path
-    model_owner: Party
-    owner: Party
-    model: str = ""
-    sets: list[str] = field(default_factory=list)
-    lease: jobs.Lease | None = None
-
-    @property
-    def sessions(self) -> Sessions:
-        return self.house.sessions
-
-    @property
-    def kept(self) -> Path:
-        """Where backups go."""
-        return self.folder / "backups"
-
-    def put(self, data: str) -> str:
-        return orphans.put_bytes(self.sessions, self.store, data.encode(), self.folder)
-
-    def sealed(self, *, granted: bool = True) -> str:
-        """A data set of an owner, whose index is a stored object."""
-        key = self.put(f"index {next(_numbers)}")
-        with self.sessions.begin() as session:
-            row = datasets.create(session, self.owner, f"images {next(_numbers)}")
-            move(session, row, "sealing")
-            move(session, row, "sealed", digest="sha256:0", index_key=key)
-            orphans.named(session, [key])
-            if granted:
-                datasets.grant(session, self.owner, row.id, self.model_owner.id)
-            return row.id
-
-    def key_of(self, dataset_id: str) -> str:
-        with self.sessions() as session:
-            return str(session.get_one(Dataset, dataset_id).index_key)
-
-    def train(self, dataset_ids: list[str]) -> None:
-        lease = self.house.claim(self.house.pretraining(self.model_owner, self.model, dataset_ids))
-        data = f"weights {next(_numbers)}"
-        key, release = self.put(data), self.put(f"release of {data}")
-        with self.sessions.begin() as session:
-            checkpoints.record_pretrained(
-                session, lease, StoredWeights(key, key, len(data), release, release), {}
-            )
-
-    def delete(self, dataset_id: str) -> None:
-        with self.sessions.begin() as session:
-            deletion.start(session, self.owner, dataset_id)
-        destruction.finish(self.sessions, self.store, dataset_id)
-
-    def seal_log(self) -> None:
-        with self.sessions.begin() as session:
-            sealing.seal(session, None)
-
-    def backup(self, **options: Any) -> backup.Taken:
-        return backup.take(self.engine, self.store, self.kept, **options)
-
-    @property
-    def engine(self) -> Engine:
-        engine: Engine = self.sessions.kw["bind"]
-        return engine
-
-
 @pytest.fixture
 def service(house: House, tmp_path: Path) -> Iterator[Service]:
-    service = Service(
-        house,
-        WatchedStore(tmp_path / "objects"),
-        tmp_path,
-        house.party(Role.MODEL_OWNER),
-        house.party(Role.DATA_OWNER),
-    )
-    service.model = house.model(service.model_owner)
-    service.sets = [service.sealed(), service.sealed()]
-    service.train(service.sets)
-    job = house.request(house.ask(service.owner, service.model, service.sets[0])).job_id
-    service.lease = house.claim(str(job))
-    house.seal_job(service.owner)
-    with service.sessions.begin() as session:
-        session.execute(update(Job).where(Job.state == "queued").values(published_at=Job.due_at))
-        jobs.note_snapshot(session, service.lease, service.put("a snapshot"), 5)
-    service.seal_log()
-    yield service
-    with service.engine.begin() as connection:
-        # Without the triggers that keep the record from being changed.
-        connection.execute(text("SET LOCAL session_replication_role = replica"))
-        tables = ", ".join(table.name for table in Table.metadata.sorted_tables)
-        connection.execute(text(f"TRUNCATE {tables}"))
+    yield from running(house, tmp_path)
 
 
 @pytest.fixture

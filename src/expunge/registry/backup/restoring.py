@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
@@ -19,9 +19,10 @@ from expunge.registry.backup.archive import Archive, BackupRefused, LogEnd, Mani
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.fsck import record
 from expunge.registry.lifecycles import JobState
-from expunge.registry.migration import configuration, is_known, migrate, revision_of
+from expunge.registry.migration import configuration, is_known, migrate, newest, revision_of
 from expunge.registry.objects import ObjectMissing, ObjectStore
-from expunge.registry.tables import Job, TreeHead
+from expunge.registry.record.proofs import newest_head
+from expunge.registry.tables import Job
 
 RESTORED = "the service was restored from a backup"
 """Why a job that was running waits again."""
@@ -74,7 +75,8 @@ def restore(
     put = sum(_put(kept, store, key) for key in kept.keys(name))
     _bring_schema(engine, manifest.revision)
     tables.load(engine, manifest.tables, kept.place(name) / archive.TABLES)
-    migrate(_url(engine))
+    if manifest.revision != newest():
+        migrate(_url(engine))
     within = sessions(engine)
     requeued = _fence(within, manifest)
     _check_log(engine, manifest.log)
@@ -149,7 +151,9 @@ def _bring_schema(engine: Engine, revision: str) -> None:
     """The schema that the rows had; an empty newer one gives way to it."""
     with engine.connect() as connection:
         present = revision_of(connection)
-    if present is not None and present != revision:
+    if present == revision:
+        return
+    if present is not None:
         command.downgrade(configuration(_url(engine)), "base")
     migrate(_url(engine), revision)
 
@@ -180,8 +184,7 @@ def _check_log(engine: Engine, end: LogEnd | None) -> None:
     if found.broken is not None:
         raise BackupRefused(f"rows are restored, but the log is broken: {found.broken.link}")
     with Session(engine) as session:
-        newest = session.scalar(select(func.max(TreeHead.size)))
-        head = None if newest is None else session.get_one(TreeHead, newest)
+        head = newest_head(session)
     stated = None if head is None else (head.size, head.root_hash.hex(), head.chain_hash.hex())
     expected = None if end is None else (end.size, end.root_hash, end.chain_hash)
     if stated != expected:

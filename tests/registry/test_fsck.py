@@ -1,0 +1,182 @@
+"""What is inconsistent is found and told with what to do; what is sound is not accused."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from tests.registry.conftest import House
+from tests.registry.keeping import Service, running
+
+from expunge.evidence.signing import Signer
+from expunge.registry import __main__ as command_line
+from expunge.registry import fsck, signing_keys
+from expunge.registry.fsck import ADVICE, Check, Finding
+from expunge.registry.settings import Settings
+
+
+@pytest.fixture
+def service(house: House, tmp_path: Path) -> Iterator[Service]:
+    yield from running(house, tmp_path)
+
+
+def settings(service: Service, **changes: Any) -> Settings:
+    return Settings(
+        database_url=service.engine.url.render_as_string(hide_password=False),
+        object_store=(service.folder / "objects").as_uri(),
+        **changes,
+    )
+
+
+def found(service: Service, *, deep: bool = False, **changes: Any) -> list[Finding]:
+    return fsck.check(
+        settings(service, **changes), service.engine, service.store, deep=deep
+    ).findings
+
+
+def broken(service: Service, *, deep: bool = False, **changes: Any) -> list[tuple[Check, str]]:
+    return [(e.check, e.words) for e in found(service, deep=deep, **changes) if e.broken]
+
+
+def tamper(service: Service, statement: str) -> None:
+    """As somebody does who can write to the database past the service."""
+    with service.engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text(statement))
+
+
+def test_a_service_at_work_is_consistent(service: Service) -> None:
+    report = fsck.check(settings(service), service.engine, service.store, deep=True)
+    assert report.is_consistent
+    assert {each.check for each in report.findings} == {Check.SIGNING_KEY, Check.BACKUPS}
+    assert (report.jobs, report.requests) == (3, 1)
+    assert report.log_leaves > 0
+
+
+def test_a_note_says_when_backups_are_kept_without_a_limit(service: Service) -> None:
+    service.backup()
+    (kept,) = (each.words for each in found(service) if each.check == Check.BACKUPS)
+    assert "nothing says for how long" in kept
+    assert Check.BACKUPS not in {each.check for each in found(service, backup_retention_days=30)}
+
+
+def test_objects_that_are_lost_cut_or_rotten(service: Service) -> None:
+    lost, rotten = (service.key_of(each) for each in service.sets)
+    (weights,) = filter(service.size_of, service.store.keys())
+    service.store.delete(lost)
+    path = service.folder / "objects" / rotten
+    path.write_bytes(b"x" * path.stat().st_size)
+    cut = service.folder / "objects" / weights
+    cut.write_bytes(cut.read_bytes()[:3])
+    shallow = [words for check, words in broken(service) if check == Check.OBJECTS]
+    assert [lost in shallow[0], f"{weights} has 3 bytes" in shallow[1]] == [True, True]
+    deep = " ".join(words for _, words in broken(service, deep=True))
+    assert all(key in deep for key in (lost, rotten, weights))
+
+
+def test_objects_that_nothing_names_are_noted_and_those_on_their_way_are_not(
+    service: Service,
+) -> None:
+    service.put("on its way")
+    stray = service.folder / "objects" / "sha256" / "00" / ("0" * 64)
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"")
+    (orphan,) = (each for each in found(service) if each.check == Check.ORPHANS)
+    assert not orphan.broken
+    assert "1 objects" in orphan.words
+    assert "0" * 64 in orphan.words
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (
+            "UPDATE jobs SET state = 'succeeded', lease_token = NULL WHERE lease_token <> ''",
+            "rules",
+        ),
+        ("UPDATE checkpoints SET state = 'invalid'", "rules"),
+        ("UPDATE requests SET state = 'completed'", "rules"),
+        ("UPDATE log SET actor = 'somebody' WHERE seq = (SELECT min(seq) FROM log)", "log"),
+        ("DELETE FROM log WHERE seq = (SELECT max(seq) FROM log_leaves)", "log"),
+        ("DELETE FROM tree_heads", "log"),
+    ],
+)
+def test_rows_that_were_changed_past_the_service(service: Service, change: str, check: str) -> None:
+    tamper(service, change)
+    assert check in {each for each, _ in broken(service)}
+
+
+def test_a_queue_that_nobody_works_on_is_noted(service: Service) -> None:
+    tamper(
+        service,
+        "UPDATE jobs SET due_at = now() - interval '1 hour', published_at = NULL, "
+        "lease_expires_at = lease_expires_at - interval '1 hour'",
+    )
+    told = [each for each in found(service) if each.check == Check.QUEUE]
+    assert len(told) == 2
+    assert not any(each.broken for each in told)
+
+
+def test_a_signing_key_that_is_not_the_services(service: Service, tmp_path: Path) -> None:
+    own, other = tmp_path / "own.pem", tmp_path / "other.pem"
+    signer = Signer.create(own)
+    Signer.create(other)
+    with service.sessions.begin() as session:
+        signing_keys.admit(session, signer)
+    assert Check.SIGNING_KEY not in {
+        each.check for each in found(service, signing_key_file=str(own))
+    }
+    (wrong,) = broken(service, signing_key_file=str(other))
+    assert wrong[0] == Check.SIGNING_KEY
+    (missing,) = broken(service, signing_key_file=str(tmp_path / "none"))
+    assert missing[0] == Check.SIGNING_KEY
+
+
+def test_every_check_says_what_to_do() -> None:
+    assert set(ADVICE) == set(Check)
+
+
+class TestCommandLine:
+    @pytest.fixture(autouse=True)
+    def environment(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        of = settings(service)
+        monkeypatch.setenv("EXPUNGE_DATABASE_URL", of.database_url)
+        monkeypatch.setenv("EXPUNGE_OBJECT_STORE", of.object_store)
+
+    def call(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+        """The exit status."""
+        monkeypatch.setattr(sys, "argv", ["expunge.registry", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        return ended.value.code
+
+    def test_a_backup_is_taken_checked_and_not_restored_over_rows(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = str(service.kept)
+        assert self.call(monkeypatch, "backup", folder) == 0
+        taken = json.loads(capsys.readouterr().out)
+        assert taken["objects"] == taken["copied"] > 0
+        assert self.call(monkeypatch, "backup", folder, "--endings-only") == 0
+        assert json.loads(capsys.readouterr().out)["datasets"] == 0
+        assert self.call(monkeypatch, "restore", folder) == 2
+        assert "not empty" in capsys.readouterr().err
+
+    def test_fsck_tells_people_and_programs_and_its_status_says_whether_to_act(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.call(monkeypatch, "fsck") == 0
+        assert "consistent: 3 jobs, 1 requests" in capsys.readouterr().out
+        service.backup()
+        lost = service.key_of(service.sets[0])
+        service.store.delete(lost)
+        assert self.call(monkeypatch, "fsck", "--json") == 1
+        told = json.loads(capsys.readouterr().out)
+        (finding,) = (each for each in told["findings"] if each["broken"])
+        assert (finding["check"], lost in finding["words"]) == ("objects", True)
+        assert self.call(monkeypatch, "restore", str(service.kept), "--objects-only") == 0
+        assert json.loads(capsys.readouterr().out) == {"objects_put": 1}
+        assert self.call(monkeypatch, "fsck", "--deep") == 0
