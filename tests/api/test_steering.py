@@ -215,6 +215,7 @@ class TestJobs:
             "attempt": 1,
             "step": 40,
             "crashes": 1,
+            "recompute": True,
         }
         assert found["due_at"] > found["started_at"]
 

@@ -279,6 +279,7 @@ class Failure(Resource):
     attempt: int
     step: int
     crashes: int | None = None
+    recompute: bool = False
 
 
 class Job(Resource):
@@ -324,6 +325,7 @@ class LogEntry(Resource):
     attempt: int | None = None
     worker: str | None = None
     priority: int | None = None
+    memory: str | None = None
 
 
 class Alert(Resource):

@@ -78,6 +78,8 @@ def _why(entry: LogEntry) -> str:
     parts = [entry.reason, entry.words]
     if entry.reason is None and entry.kind is not None:
         parts.insert(0, entry.kind)
+    if entry.memory is not None:
+        parts.append(f"memory: {entry.memory}")
     return ": ".join(filter(None, parts))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.formats.digests import sha256_file
-from expunge.registry import comparisons, orphans
+from expunge.registry import comparisons, jobs, orphans
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
 from expunge.registry.tables import Checkpoint, Comparison, Dataset, Job, Model
@@ -53,6 +53,7 @@ class _Plan:
     retain: list[Dataset]
     forget: list[Dataset]
     test: list[Dataset]
+    recompute: bool
 
 
 def _plan(context: Context, lease: Lease) -> _Plan:
@@ -70,6 +71,7 @@ def _plan(context: Context, lease: Lease) -> _Plan:
             retain=read(_retained(session, row)),
             forget=read(row.settings["dataset_ids"]),
             test=read([row.settings["control_dataset_id"]]),
+            recompute=jobs.recomputes(job),
         )
 
 
@@ -89,6 +91,7 @@ def _stage(context: Context, plan: _Plan, stage: Stage) -> ComparisonTask:
         base=str(stage.checkpoint(plan.base)),
         oracles=str(oracles.folder_of(context, plan.base.id)),
         results=str(results),
+        recompute=plan.recompute,
     )
 
 

@@ -46,6 +46,7 @@ def run(task: ComparisonTask, supervisor: Supervisor) -> None:
         "oracle": OracleStore(Path(task.oracles)),
         "relearn": asked["relearn"],
         "keep_best": asked["keep_best"],
+        "recompute": task.recompute,
         "on_progress": Reporter(supervisor),
     }
     try:

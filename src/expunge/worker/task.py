@@ -33,6 +33,14 @@ class TrainingTask:
     """Where the run keeps its latest snapshot, and goes on from one that is there."""
     snapshot_seconds: float
     """Between two snapshots, at least."""
+    recompute: bool = False
+    """An earlier attempt ran out of memory: make activations anew instead of keeping them."""
+
+    @property
+    def step(self) -> str:
+        """What has to fit into memory."""
+        batch, size = self.params["batch_size"], self.encoder["image_size"]
+        return f"a step of {batch} samples of {size} × {size} pixels"
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,13 @@ class ComparisonTask:
     """Folder of Retrain's checkpoints, kept between comparisons."""
     results: str
     """Folder that the tables and the chart are written to."""
+    recompute: bool = False
+    """As of a training task."""
+
+    @property
+    def step(self) -> str:
+        """What has to fit into memory."""
+        return "one of its runs"
 
 
 Task = TrainingTask | ComparisonTask

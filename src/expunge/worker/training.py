@@ -17,7 +17,7 @@ from expunge.evidence.manifest import (
 )
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
-from expunge.registry import checkpoints, lineage, models, orphans, policies, visibility
+from expunge.registry import checkpoints, jobs, lineage, models, orphans, policies, visibility
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
@@ -64,6 +64,7 @@ class _Plan:
     snapshot_key: str | None
     limit_seconds: float
     seconds_used: float
+    recompute: bool
 
 
 def _plan(context: Context, lease: Lease) -> _Plan:
@@ -93,6 +94,7 @@ def _plan(context: Context, lease: Lease) -> _Plan:
             snapshot_key=job.snapshot_key,
             limit_seconds=_limit_seconds(context, model),
             seconds_used=job.seconds_used,
+            recompute=jobs.recomputes(job),
         )
 
 
@@ -137,6 +139,7 @@ def _stage(context: Context, plan: _Plan, stage: Stage, courier: Courier) -> Tra
         result=str(stage.folder / "result.safetensors"),
         snapshot=str(courier.path),
         snapshot_seconds=context.settings.snapshot_seconds,
+        recompute=plan.recompute,
     )
 
 

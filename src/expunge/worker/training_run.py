@@ -56,7 +56,8 @@ def run(task: TrainingTask, supervisor: Supervisor, stop: StopSignal) -> None:
         checkpoints.save(result.learner, Path(task.result))
         supervisor.tell("evaluating")
         found = _measured(before, retain, forget, task)
-    supervisor.tell("done", result=_metrics(result) | found)
+    memory = {"memory": "recompute"} if task.recompute else {}
+    supervisor.tell("done", result=_metrics(result) | memory | found)
 
 
 def _train(
@@ -76,6 +77,7 @@ def _train(
         device=task.device,
         on_progress=supervisor.progress,
         snapshots=snapshots,
+        recompute=task.recompute,
     )
     try:
         result = start()

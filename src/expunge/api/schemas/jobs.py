@@ -47,6 +47,11 @@ class Failure(BaseModel):
     crashes: int | None = Field(
         default=None, description="In a row that got no further; null if it was the end."
     )
+    recompute: bool = Field(
+        default=False,
+        description="An attempt ran out of memory: the next one makes activations anew in its "
+        "backward pass, which takes less memory and more time, and gives the same weights.",
+    )
 
 
 class Job(BaseModel):

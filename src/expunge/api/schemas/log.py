@@ -10,7 +10,7 @@ from expunge.registry.ids import Prefix
 
 SHARED = ("reason",)
 """Details of a request's log: nothing that its job shares with the requests of others."""
-OWNERS = (*SHARED, "kind", "words", "attempt", "worker", "priority")
+OWNERS = (*SHARED, "kind", "words", "attempt", "worker", "priority", "memory")
 """Details of a job's log, which the model's owner alone reads."""
 
 
@@ -36,6 +36,11 @@ class LogEntry(BaseModel):
     attempt: int | None = Field(default=None, description="Of a job.")
     worker: str | None = Field(default=None, description="Of a job: who held its lease.")
     priority: int | None = Field(default=None, description="Of a job: what it was set to.")
+    memory: str | None = Field(
+        default=None,
+        examples=["recompute"],
+        description="Of a job that ran out of it: what the next attempt does about it.",
+    )
 
     @classmethod
     def of(

@@ -41,6 +41,7 @@ def compare(
     oracle: OracleStore | None = None,
     relearn: bool = False,
     keep_best: bool = False,
+    recompute: bool = False,
     on_progress: OnComparisonProgress | None = None,
 ) -> Comparison:
     """Run every candidate under every seed and set the paper's table up (`science.md`, Metrics).
@@ -73,6 +74,7 @@ def compare(
         oracle=oracle,
         relearn=relearn,
         keep_best=keep_best,
+        recompute=recompute,
     )
     laboratory = Laboratory(bench, len(candidates), on_progress)
     settings = [laboratory.run(candidate) for candidate in candidates]

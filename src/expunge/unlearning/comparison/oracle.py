@@ -86,6 +86,7 @@ def retrained(
     seed: int,
     device: str,
     on_progress: OnProgress | None = None,
+    recompute: bool = False,
 ) -> Retrained:
     """Retrain as `training.unlearn` does it, or read what `store` has of it.
 
@@ -104,6 +105,7 @@ def retrained(
         seed=seed,
         device=device,
         on_progress=on_progress,
+        recompute=recompute,
     )
     if store:
         store.keep_weights(identity, result.learner, result.seconds)

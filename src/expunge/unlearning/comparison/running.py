@@ -66,6 +66,8 @@ class Bench:
     keep_best: bool = False
     """Whether candidates are measured after every epoch, and the epoch with the smallest proxy gap
     is what they return; the time that takes is not counted."""
+    recompute: bool = False
+    """Less memory, the same weights, longer times; see `unlearning.recomputation`."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -170,6 +172,7 @@ class Laboratory:
                 seed=seed,
                 device=bench.device,
                 on_progress=self._inner(RETRAIN, seed),
+                recompute=bench.recompute,
             )
             run = self._measured(result.learner, seed, result.seconds, RETRAIN)
             runs.append(replace(run, reused=result.reused))
@@ -189,6 +192,7 @@ class Laboratory:
             device=bench.device,
             on_progress=self._inner(candidate.label, seed),
             score=self._score(seed) if bench.keep_best else None,
+            recompute=bench.recompute,
         )
         run = self._measured(result.learner, seed, result.seconds, candidate.label)
         return replace(run, best_epoch=result.best_epoch)

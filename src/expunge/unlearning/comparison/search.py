@@ -48,6 +48,7 @@ def search(
     oracle: OracleStore | None = None,
     relearn: bool = False,
     keep_best: bool = False,
+    recompute: bool = False,
     on_progress: OnComparisonProgress | None = None,
 ) -> Comparison:
     """Try `trials` settings of `method`, each chosen in the light of those before.
@@ -81,6 +82,7 @@ def search(
         oracle=oracle,
         relearn=relearn,
         keep_best=keep_best,
+        recompute=recompute,
     )
     laboratory = Laboratory(bench, trials, on_progress)
     tried: dict[str, Setting] = {}
