@@ -1,5 +1,6 @@
 """JSON bodies are small and flat: a larger or deeper one is refused before it fills memory or stack."""
 
+import json
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -26,7 +27,14 @@ class _JsonRequest(Request):
         # Most have fewer brackets than levels are allowed: these need no look at their shape.
         if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and _depth(body) > MAX_JSON_DEPTH:
             raise HTTPException(422, f"At most {MAX_JSON_DEPTH} levels of JSON are accepted.")
-        return await super().json()
+        try:
+            return await super().json()
+        except json.JSONDecodeError:
+            raise
+        # Bytes that are no text, integers of thousands of digits, depth hidden in UTF-16: FastAPI
+        # would answer them with a status of its own.
+        except (ValueError, RecursionError) as error:
+            raise json.JSONDecodeError("not JSON", "", 0) from error
 
 
 def _depth(body: bytes) -> int:
