@@ -50,14 +50,14 @@ POOL_SIZE = 30
 OPEN = (health.router, methods.router, signing_keys.router)
 """The only routers that answer without a key; that of the metrics checks its own."""
 KEYED = (
+    requests.router,
+    jobs.router,
     parties.router,
     datasets.router,
     datasets.uploads,
     models.router,
     checkpoints.router,
-    requests.router,
     estimates.router,
-    jobs.router,
     fleet.router,
     delegations.router,
     encodings.router,
@@ -68,6 +68,7 @@ KEYED = (
     comparisons.router,
     log.router,
 )
+"""What is asked for most often first: routes are tried in this order, at some 10 µs each."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from sqlalchemy import BigInteger, Select, cast, func, or_, select
 from sqlalchemy.orm import Session
@@ -23,6 +23,14 @@ from expunge.registry.tables import (
 
 QUERIED = "queried"
 """The log's event of an admitted query."""
+
+
+class Reader(Protocol):
+    """Who looks: a party, or what stands for one in a statement that is built once for all of them."""
+
+    @property
+    def id(self) -> Any:
+        """Of the party, or the parameter that takes it."""
 
 
 class BudgetSpent(DomainError):
@@ -57,7 +65,7 @@ class Admission:
     dataset_ids: list[str]
 
 
-def live_delegations(auditor: Party) -> Select[Delegation]:
+def live_delegations(auditor: Reader) -> Select[Delegation]:
     """Delegations to this auditor that are neither withdrawn nor expired."""
     return select(Delegation).where(
         Delegation.auditor_id == auditor.id,
@@ -66,7 +74,7 @@ def live_delegations(auditor: Party) -> Select[Delegation]:
     )
 
 
-def delegated_datasets(auditor: Party) -> Select[str]:
+def delegated_datasets(auditor: Reader) -> Select[str]:
     """Ids of the data sets that this auditor may look at now."""
     live = live_delegations(auditor).subquery()
     return select(DelegationDataset.dataset_id).where(

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, undefer
 
 from expunge.api import pages
 from expunge.api.auth import ModelOwner
@@ -20,8 +20,9 @@ from expunge.api.schemas.values import JobPath, Progress
 from expunge.api.service import CurrentService
 from expunge.evidence.manifest import Manifest
 from expunge.registry import fleet, lifecycles, manifests, steering, visibility
+from expunge.registry.access import Reader
 from expunge.registry.jobs import LIVE_STATES
-from expunge.registry.tables import Job, Party
+from expunge.registry.tables import Job
 
 router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
@@ -29,7 +30,7 @@ router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 @router.get("/jobs", summary="List jobs", responses=documented(403))
 def list_jobs(owner: ModelOwner, service: CurrentService, page: Paging) -> Page[schemas.Job]:
     """Pre-training and unlearning of your models, newest first."""
-    with service.sessions() as session:
+    with service.readings() as session:
         rows, following = pages.rows(session, _readable(owner), page)
         unserved = fleet.unserved(session, rows)
         items = [schemas.Job.of(row, unserved.get(row.id)) for row in rows]
@@ -39,8 +40,8 @@ def list_jobs(owner: ModelOwner, service: CurrentService, page: Paging) -> Page[
 @router.get("/jobs/{job_id}", summary="Show a job", responses=documented(403, 404))
 def show_job(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> schemas.Job:
     """State, progress, attempts, and what was measured once it is done."""
-    with service.sessions() as session:
-        row = visibility.one(session, _readable(owner), job_id)
+    with service.readings() as session:
+        row = _SHOWN.one(session, owner, job_id)
         return schemas.Job.of(row, fleet.unserved(session, [row]).get(row.id))
 
 
@@ -93,8 +94,11 @@ def read_job_log(
     return Page(items=items, next_cursor=following)
 
 
-def _readable(owner: Party) -> Select[Job]:
-    return visibility.jobs(owner).options(selectinload(Job.requests))
+def _readable(owner: Reader) -> Select[Job]:
+    return visibility.jobs(owner).options(undefer(Job.request_ids))
+
+
+_SHOWN = visibility.Lookup(_readable(visibility.ANYONE))
 
 
 def _watched(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> str:

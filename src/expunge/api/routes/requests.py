@@ -21,7 +21,9 @@ from expunge.api.schemas.values import IdempotencyKey, RequestPath
 from expunge.api.service import CurrentService
 from expunge.api.waiting import accepted
 from expunge.registry import access, lifecycles, requests, residue, reviews, visibility
-from expunge.registry.tables import Checkpoint, Model, Party, Request, Role
+from expunge.registry.access import Reader
+from expunge.registry.lifecycles import RequestState
+from expunge.registry.tables import Checkpoint, Job, Model, Party, Request, Role
 
 router = APIRouter(tags=["requests"], route_class=JsonRoute)
 
@@ -64,7 +66,7 @@ def list_requests(
     reader: OwnerOrAuditor, service: CurrentService, page: Paging
 ) -> Page[schemas.Request]:
     """Your own, those that others made to your models, and those about what is delegated to you; newest first."""
-    with service.sessions() as session:
+    with service.readings() as session:
         rows, following = pages.rows(session, _readable(reader), page)
         items = _shown(session, rows, reader)
     return Page(items=items, next_cursor=following)
@@ -75,8 +77,8 @@ def show_request(
     request_id: RequestPath, reader: OwnerOrAuditor, service: CurrentService
 ) -> schemas.Request:
     """State, progress while it runs, result once it is completed. An auditor sees the delegated data sets of it."""
-    with service.sessions() as session:
-        return _shown(session, [visibility.one(session, _readable(reader), request_id)], reader)[0]
+    with service.readings() as session:
+        return _shown(session, [_SHOWN.one(session, reader, request_id)], reader)[0]
 
 
 @router.post(
@@ -164,22 +166,30 @@ def show_residue(
     return RequestResidue(request_id=row.id, items=[Residue.of(each) for each in shown])
 
 
-def _readable(party: Party) -> Select[Request]:
-    return visibility.requests(party).options(joinedload(Request.job))
+def _readable(party: Reader) -> Select[Request]:
+    job = joinedload(Request.job).load_only(
+        Job.progress, Job.metrics, Job.base_checkpoint_id, Job.result_checkpoint_id
+    )
+    return visibility.requests(party).options(job)
+
+
+_SHOWN = visibility.Lookup(_readable(visibility.ANYONE))
 
 
 def _shown(session: Session, rows: list[Request], reader: Party) -> list[schemas.Request]:
     named = {
         checkpoint_id
         for row in rows
-        if row.job is not None
+        if row.state == RequestState.COMPLETED and row.job is not None
         for checkpoint_id in (row.job.base_checkpoint_id, row.job.result_checkpoint_id)
         if checkpoint_id is not None
     }
-    found = session.execute(
-        select(Checkpoint.id, Checkpoint.digest).where(Checkpoint.id.in_(named))
-    )
-    digests = {each.id: each.digest for each in found}
+    digests: dict[str, str] = {}
+    if named:
+        found = session.execute(
+            select(Checkpoint.id, Checkpoint.digest).where(Checkpoint.id.in_(named))
+        )
+        digests = {each.id: each.digest for each in found}
     only = (
         set(session.scalars(access.delegated_datasets(reader)))
         if reader.role == Role.AUDITOR

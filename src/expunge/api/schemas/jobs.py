@@ -113,7 +113,7 @@ class Job(BaseModel):
             metrics=_measured(row),
             base_checkpoint_id=row.base_checkpoint_id,
             result_checkpoint_id=row.result_checkpoint_id,
-            request_ids=[each.id for each in row.requests],
+            request_ids=row.request_ids,
             created_at=row.created_at,
             due_at=row.due_at,
             started_at=row.started_at,

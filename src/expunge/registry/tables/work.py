@@ -4,8 +4,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from expunge.registry.lifecycles import JobState, RequestState
 from expunge.registry.tables.base import Table, states_check
@@ -38,6 +39,15 @@ MODEL_OWNER_KINDS = (*TRAINING_KINDS, JobKind.COMPARE)
 """Kinds whose whole reason for failing may be told: only the model's owner sees these jobs."""
 
 
+class RequestDataset(Table):
+    """One data set of a request."""
+
+    __tablename__ = "request_datasets"
+
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True, index=True)
+
+
 class Request(Table):
     """A data owner's wish that a model forgets data sets of theirs."""
 
@@ -61,22 +71,19 @@ class Request(Table):
     effective_at: Mapped[datetime | None]
     """When a head that has forgotten all of it was first in force: the end of its exposure."""
 
-    datasets: Mapped[list["RequestDataset"]] = relationship(lazy="selectin")
+    datasets: Mapped[list[RequestDataset]] = relationship(lazy="select")
+    dataset_ids: Mapped[list[str]] = column_property(
+        func.array(
+            select(RequestDataset.dataset_id)
+            .where(RequestDataset.request_id == id)  # noqa: A003 - the column above
+            .order_by(RequestDataset.dataset_id)
+            .correlate_except(RequestDataset)
+            .scalar_subquery(),
+            type_=ARRAY(Text),
+        )
+    )
+    """Of the data sets to be forgotten; read with the row, in the same statement."""
     job: Mapped["Job | None"] = relationship(lazy="select")
-
-    @property
-    def dataset_ids(self) -> list[str]:
-        """Ids of the data sets to be forgotten."""
-        return sorted(row.dataset_id for row in self.datasets)
-
-
-class RequestDataset(Table):
-    """One data set of a request."""
-
-    __tablename__ = "request_datasets"
-
-    request_id: Mapped[str] = mapped_column(ForeignKey("requests.id"), primary_key=True)
-    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True, index=True)
 
 
 class Job(Table):
@@ -152,4 +159,15 @@ class Job(Table):
 
     requests: Mapped[list[Request]] = relationship(
         lazy="select", order_by="Request.id", overlaps="job"
+    )
+    request_ids: Mapped[list[str]] = column_property(
+        func.array(
+            select(Request.id)
+            .where(Request.job_id == id)  # noqa: A003 - the column above
+            .order_by(Request.id)
+            .correlate_except(Request)
+            .scalar_subquery(),
+            type_=ARRAY(Text),
+        ),
+        deferred=True,
     )
