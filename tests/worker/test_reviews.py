@@ -235,18 +235,21 @@ class Killed(BaseException):
     """What a test does to a worker."""
 
 
-def reviewer(history: History, others_first: Callable[[], None]) -> Reviewer:
+def reviewer(history: History, others_first: Callable[[float], bool], **options: float) -> Reviewer:
     runner = history.lab.runner.runner
     context = history.lab.context
-    return Reviewer(context, runner.encoders, runner.auditor, others_first, look_seconds=0)
+    return Reviewer(
+        context, runner.encoders, runner.auditor, others_first, look_seconds=0, **options
+    )
 
 
 def test_a_review_that_was_killed_goes_on_where_it_stopped(history: History) -> None:
     (job_id,) = history.queued()
 
-    def die_after_one() -> None:
+    def die_after_one(_: float) -> bool:
         if any(row.settled_at for row in history.audits(job_id).values()):
             raise Killed
+        return True
 
     lease = history.lab.claim(job_id)
     with pytest.raises(Killed), kept_alive(history.lab.context, lease) as held:
@@ -274,6 +277,18 @@ def test_an_audit_that_somebody_asks_for_does_not_wait_for_the_review(history: H
     settled = [row.settled_at for row in history.audits(job.id).values() if row.settled_at]
     assert ended.finished_at is not None
     assert ended.finished_at < min(settled)
+
+
+def test_audits_that_keep_coming_do_not_hold_up_a_review_for_ever(history: History) -> None:
+    asked = [ask(history, history.world.first_owner, history.first) for _ in range(3)]
+    (job_id,) = history.queued()
+    others_first = history.lab.runner.runner._work_off_before_reviews
+    patience = {"longest_hold_up_seconds": 0.0, "turn_seconds": 3600.0}
+    with kept_alive(history.lab.context, history.lab.claim(job_id)) as held:
+        reviewer(history, others_first, **patience).run(held)
+    assert history.lab.job(job_id).state == "succeeded"
+    states = sorted(history.lab.job(each).state for each in asked)
+    assert states == ["queued", "queued", "succeeded"], "one went first, then it was its turn"
 
 
 def test_own_samples_are_held_against_none_that_only_the_later_head_was_trained_on(

@@ -1,7 +1,7 @@
 """Review jobs: the service's own audits, one request after the other, and the test for relearning.
 
-Whatever else waits for this worker goes first, also in the middle of an audit. Raises alerts; never
-decides what follows from one.
+Whatever else waits for this worker goes first, also in the middle of an audit, but not for ever.
+Raises alerts; never decides what follows from one.
 """
 
 import time
@@ -27,6 +27,10 @@ from expunge.worker.watching import JobFailed
 
 LOOK_SECONDS = 0.2
 """Between two looks at whether something else waits."""
+LONGEST_HOLD_UP_SECONDS = 60.0
+"""Others that keep coming hold up a review for so long at a time, plus the last one of them."""
+TURN_SECONDS = 5.0
+"""What a review that was held up for so long has for itself before it makes room again."""
 
 logger = structlog.get_logger(__name__)
 
@@ -48,9 +52,11 @@ class Reviewer:
     context: Context
     encoders: Encoders
     auditor: Auditor
-    others_first: Callable[[], None]
-    """Does whatever else waits for this worker, and returns."""
+    others_first: Callable[[float], bool]
+    """Does whatever else waits for this worker, for so many seconds; whether nothing is left."""
     look_seconds: float = LOOK_SECONDS
+    longest_hold_up_seconds: float = LONGEST_HOLD_UP_SECONDS
+    turn_seconds: float = TURN_SECONDS
     _next_look: float = field(default=0.0, init=False)
 
     def run(self, held: Held) -> None:
@@ -79,11 +85,13 @@ class Reviewer:
     def _let_others_go_first(self) -> None:
         if time.monotonic() < self._next_look:
             return
+        pause = self.look_seconds
         try:
-            self.others_first()
+            if not self.others_first(self.longest_hold_up_seconds):
+                pause = self.turn_seconds
         except OUTAGES as error:
             logger.warning("the queue cannot be read; the review goes on", error=str(error))
-        self._next_look = time.monotonic() + self.look_seconds
+        self._next_look = time.monotonic() + pause
 
     def _begin(self, lease: Lease) -> list[str] | None:
         newest = self.context.settings.review_requests

@@ -1,9 +1,11 @@
 """From a wake-up to a job's end: claim the next one, run it by kind, and turn what went wrong into its reason."""
 
+import math
 import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -121,11 +123,14 @@ class Runner:
         """Do what waits, one job after the other, until nothing is left or the context says stop."""
         self._work_off(self._kinds)
 
-    def _work_off_before_reviews(self) -> None:
+    def _work_off_before_reviews(self, longest_seconds: float) -> bool:
         """As `work_off`, for whatever somebody waits for: nobody does for a review."""
-        self._work_off([kind for kind in self._kinds if kind != JobKind.REVIEW])
+        kinds = [kind for kind in self._kinds if kind != JobKind.REVIEW]
+        return self._work_off(kinds, longest_seconds)
 
-    def _work_off(self, kinds: Collection[JobKind]) -> None:
+    def _work_off(self, kinds: Collection[JobKind], longest_seconds: float = math.inf) -> bool:
+        """Begin no job after so many seconds; whether nothing is left."""
+        end = time.monotonic() + longest_seconds
         while not self._context.stopping.is_set():
             lease = waiting.claim_next(
                 self._context.sessions,
@@ -136,17 +141,25 @@ class Runner:
             )
             metering.CONTACT.set_to_current_time()
             if lease is None:
-                return
+                return True
             self.carry_out(lease)
+            if time.monotonic() >= end:
+                return False
+        return False
 
     def carry_out(self, lease: Lease) -> None:
         """Do a claimed job; never raises for what a job can do wrong."""
         with (
-            structlog.contextvars.bound_contextvars(job_id=lease.job_id, attempt=lease.attempt),
+            structlog.contextvars.bound_contextvars(
+                job_id=lease.job_id, attempt=lease.attempt, worker=self.name
+            ),
+            spans.attempt(lease.job_id, lease.kind, lease.attempt) as span,
             kept_alive(self._context, lease) as held,
         ):
             with metering.attempt(lease.kind):
-                self._try(held)
+                outcome = self._try(held)
+            metering.ATTEMPTS.labels(lease.kind, outcome).inc()
+            span.describe(failed=outcome != SUCCEEDED, expunge_job_outcome=outcome)
             for tidy in held.afterwards:
                 try:
                     tidy()
