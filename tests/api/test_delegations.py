@@ -174,3 +174,45 @@ def test_nobody_delegates_what_is_anothers(case: Case, other_owner: User) -> Non
     answer = other_owner.http.delete(f"/delegations/{delegation}")
     problem_of(answer, 404, "not-found")
     assert delegation not in ids(other_owner, "/delegations")
+
+
+class TestTheLog:
+    """Its rows are shown whole: an auditor reads those that name nothing but what is delegated."""
+
+    def test_of_a_request_that_is_delegated_in_part_no_row_is_read(self, case: Case) -> None:
+        case.delegate()
+        assert case.audit(case.owner).status_code == 202
+        read = log_of(case.auditor)
+        assert case.hidden not in read
+        assert case.request not in read
+        assert log_of(case.auditor, subject=case.request) == "[]"
+
+    def test_of_one_that_is_delegated_whole_nothing_of_third_parties(
+        self, case: Case, cast: Cast
+    ) -> None:
+        case.delegate(case.shown, case.hidden)
+        other = cast.party(Role.AUDITOR)
+        body = {"auditor_id": other.id, "dataset_ids": [case.shown, case.hidden]}
+        delegated = case.owner.post("/delegations", body | {"expires_at": days_from_now(1)})
+        assert delegated.status_code == 201
+        assert case.audit(other).status_code == 202
+        assert case.audit(case.auditor).status_code == 202
+        rows = case.auditor.get("/log", params={"subject": case.request}).json()["items"]
+        assert {row["event"] for row in rows} >= {"received", "completed", "queried"}
+        assert {row["actor"] for row in rows} == {case.owner.id, case.auditor.id, "service"}
+        assert other.id not in log_of(case.auditor)
+        (seq,) = (row["seq"] for row in rows if row["event"] == "completed")
+        assert case.auditor.get(f"/log/{seq}/proof").status_code in (200, 409), "sealed or not yet"
+
+    def test_its_own_doings_it_reads_after_the_delegation_too(self, case: Case) -> None:
+        delegation = case.delegate(case.shown, case.hidden)
+        assert case.audit(case.auditor).status_code == 202
+        case.withdraw(delegation)
+        rows = case.auditor.get("/log", params={"subject": case.request}).json()["items"]
+        assert {(row["actor"], row["event"]) for row in rows} == {(case.auditor.id, "queried")}
+
+
+def log_of(user: User, **params: Any) -> str:
+    answer = user.get("/log", params={"limit": 200} | params).json()
+    assert answer["next_cursor"] is None
+    return str(answer["items"])

@@ -9,6 +9,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
+    exists,
     func,
     literal,
     or_,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from expunge.registry import log
 from expunge.registry.access import Reader, delegated_datasets
 from expunge.registry.errors import NotFound
 from expunge.registry.tables import (
@@ -180,7 +182,9 @@ def log_rows(party: Party) -> Select[LogRow]:
     """What the party did, and what happened to its own: whole rows, so nothing of the jobs that it shares.
 
     A model owner also reads which consents to train on data it was given, an operator who holds
-    keys and what the service does with its objects, everybody which keys the service signs with.
+    keys and what the service does with its objects, everybody which keys the service signs with. An
+    auditor reads of requests all of whose data are delegated, and there what their owner, the
+    service or itself did: rows are whole, so those of others would name data sets and parties.
     """
     about = select(LogRow.seq).where(LogRow.subject_id.in_(_log_subjects(party)))
     granted = select(LogRow.seq).where(
@@ -189,7 +193,10 @@ def log_rows(party: Party) -> Select[LogRow]:
         LogRow.detail["party_id"].astext == party.id,
     )
     done = select(LogRow.seq).where(LogRow.actor == party.id)
-    return select(LogRow).where(LogRow.seq.in_(union(done, about, granted)))
+    parts = [done, about, granted]
+    if party.role == Role.AUDITOR:
+        parts.append(_log_of_delegated(party))
+    return select(LogRow).where(LogRow.seq.in_(union(*parts)))
 
 
 def one(session: Session, readable: Select[Row], row_id: str) -> Row:
@@ -268,9 +275,27 @@ def _jobs_about_delegated(party: Party) -> Select[str]:
     )
 
 
+def _log_of_delegated(auditor: Party) -> Select[int]:
+    """Rows that name nothing but what is delegated: of requests that hold nothing else, and not by third parties."""
+    delegated = delegated_datasets(auditor)
+    of_request = RequestDataset.request_id == Request.id
+    return (
+        select(LogRow.seq)
+        .join(Request, Request.id == LogRow.subject_id)
+        .where(
+            exists().where(of_request, RequestDataset.dataset_id.in_(delegated)),
+            ~exists().where(of_request, RequestDataset.dataset_id.not_in(delegated)),
+            or_(LogRow.actor.in_((log.SERVICE, auditor.id)), LogRow.actor == Request.owner_id),
+        )
+    )
+
+
 def _log_subjects(party: Party) -> CompoundSelect[str]:
     """Ids of whatever has rows in the log that the party may read completely."""
     operated = () if party.role != Role.OPERATOR else (select(literal(OBJECTS)),)
+    shared = (
+        () if party.role == Role.AUDITOR else ((Request, requests(party)), (Alert, alerts(party)))
+    )
     return union_all(
         select(SigningKey.id),
         keys(party).with_only_columns(ApiKey.id),
@@ -282,13 +307,12 @@ def _log_subjects(party: Party) -> CompoundSelect[str]:
             readable.with_only_columns(table.id)
             for table, readable in (
                 (Checkpoint, checkpoints(party)),
-                (Request, requests(party)),
                 (Job, jobs(party)),
                 (Audit, audits(party)),
                 (Encoding, encodings(party)),
-                (Alert, alerts(party)),
                 (Comparison, comparisons(party)),
                 (Delegation, delegations(party)),
+                *shared,
             )
         ),
         comparisons(party).with_only_columns(Comparison.job_id),
