@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, text
+from sqlalchemy import Engine, text
 
 from expunge.registry import lifecycles
 
@@ -101,8 +101,7 @@ def read(
         def rows(query: Any, **values: Any) -> list[dict[str, Any]]:
             return [dict(row) for row in connection.execute(query, values).mappings()]
 
-        told = text("SELECT * FROM log WHERE :all OR event IN :events ORDER BY seq")
-        told = told.bindparams(bindparam("events", expanding=True))
+        told = text("SELECT * FROM log WHERE :all OR event = ANY(:events) ORDER BY seq")
         found = {
             name: rows(text(f'SELECT * FROM "{name}"'))  # noqa: S608 - names of our own tables
             for name in tables
