@@ -1,12 +1,17 @@
 """S3 servers over real HTTP: one that works (moto's) and ones that fail in the ways that servers and networks do."""
 
+import http.client
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
+import pytest
 from minio import Minio
+from moto.s3.models import FakeKey
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
@@ -17,13 +22,14 @@ PROMISED = 1000
 """Bytes that a server announces before it breaks off."""
 
 
-def settings_of(address: str, endpoint: str = "") -> Settings:
+def settings_of(address: str, endpoint: str = "", **others: Any) -> Settings:
     return Settings(
         database_url="postgresql+psycopg:///none",
         object_store=address,
         s3_endpoint=endpoint,
         s3_access_key="key",
         s3_secret_key=SecretStr("secret"),
+        **others,
     )
 
 
@@ -43,11 +49,81 @@ def working_server() -> Iterator[str]:
     """Address of a server with one bucket."""
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    endpoint = f"http://127.0.0.1:{port}"
-    client_of(endpoint).make_bucket(bucket_name=BUCKET)
-    yield endpoint
-    server.stop()
+    replaced: list[FakeKey] = []
+    with pytest.MonkeyPatch.context() as patch:
+        # Moto closes a replaced object under the thread that still answers about it.
+        patch.setattr(FakeKey, "dispose", lambda key, garbage=False: replaced.append(key))
+        server.start()
+        endpoint = f"http://127.0.0.1:{port}"
+        try:
+            client_of(endpoint).make_bucket(bucket_name=BUCKET)
+            yield endpoint
+        finally:
+            server.stop()
+    for key in replaced:
+        key.dispose()
+
+
+@dataclass
+class Relay:
+    """A server between, which spoils answers; `asked` are method and path of the requests that came."""
+
+    endpoint: str
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, method: str, containing: str = "") -> int:
+        """How many such requests came."""
+        return sum(each == method and containing in path for each, path in self.asked)
+
+
+@contextmanager
+def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Relay]:
+    """In front of `server`; what `spoil` says of method and path: "refuse" it, "cut" its answer, "alter" its digest."""
+    target = server.removeprefix("http://")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found.asked.append((self.command, self.path))
+            how = spoil(self.command, self.path)
+            if how == "refuse":
+                status, headers, data = 503, {"Content-Type": "application/xml"}, xml("SlowDown")
+            else:
+                connection = http.client.HTTPConnection(target)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                status, headers, data = answer.status, dict(answer.headers), answer.read()
+                connection.close()
+            if how == "alter":
+                headers["x-amz-checksum-sha256"] = "another"
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            length = headers.get("Content-Length", "0") if self.command == "HEAD" else len(data)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data[: len(data) * 2 // 3] if how == "cut" else data)
+            self.close_connection = how is not None
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815 - the library's names
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    between = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Relay(f"http://127.0.0.1:{between.server_port}")
+    thread = threading.Thread(target=between.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield found
+    finally:
+        between.shutdown()
+        between.server_close()
+        thread.join()
 
 
 def xml(code: str) -> bytes:
@@ -99,8 +175,10 @@ def failing_server(failure: str) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

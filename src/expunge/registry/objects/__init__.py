@@ -7,8 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from expunge.registry.objects.directory import DirectoryStore
-from expunge.registry.objects.s3 import PART_BYTES, S3Store
+from expunge.registry.objects.multipart import PART_BYTES
+from expunge.registry.objects.s3 import S3Store
 from expunge.registry.objects.store import (
+    DirectPut,
     ObjectDamaged,
     ObjectMissing,
     ObjectStore,
@@ -17,11 +19,13 @@ from expunge.registry.objects.store import (
     key_of,
     put_bytes,
     read_bytes,
+    verified,
 )
 from expunge.registry.settings import Settings
 
 __all__ = [
     "PART_BYTES",
+    "DirectPut",
     "DirectoryStore",
     "ObjectDamaged",
     "ObjectMissing",
@@ -33,6 +37,7 @@ __all__ = [
     "open_store",
     "put_bytes",
     "read_bytes",
+    "verified",
 ]
 
 

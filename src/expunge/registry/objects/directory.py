@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from expunge.formats.digests import CHUNK_BYTES
-from expunge.registry.objects.store import ObjectMissing, StoreUnavailable, key_of
+from expunge.registry.objects.store import DirectPut, ObjectMissing, StoreUnavailable, key_of
 
 INCOMING = "incoming"
 """Folder of files that are being written; without it the directory is none of ours, or not mounted."""
@@ -88,6 +88,11 @@ class DirectoryStore:
                     os.close(descriptor)
             if folder == self._root:
                 return
+
+    def direct_put(self, key: str, size: int, sha256: str, seconds: float) -> DirectPut | None:
+        """As ObjectStore.direct_put: a directory has no way."""
+        del key, size, sha256, seconds
+        return None
 
     def stream(self, key: str) -> Iterator[bytes]:
         """As ObjectStore.stream."""

@@ -2,73 +2,63 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error
+from urllib3.response import BaseHTTPResponse
 
 from expunge.formats.digests import CHUNK_BYTES
-from expunge.registry.objects.store import ObjectMissing, StoreUnavailable, key_of
+from expunge.registry.objects.multipart import PAUSE_SECONDS, pause, send_file
+from expunge.registry.objects.s3_client import S3Client, reaching
+from expunge.registry.objects.store import DirectPut, ObjectMissing, StoreUnavailable, key_of
 from expunge.registry.settings import Settings
 
-CONNECT_SECONDS = 5
 READ_SECONDS = 30
 """Without a byte from the server."""
-RETRIES = 1
-"""For a kept connection that the server has closed; patience is the caller's."""
-PART_BYTES = 16 * 2**20
+RESUMED = 5
+"""How often in a row a download goes on where it broke off without getting further."""
 
 NO_SUCH_OBJECT = ("NoSuchKey", "NoSuchObject")
-PASSING_CODES = ("NoSuchBucket", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown")
-"""Of answers whose status alone looks final; a bucket that is gone is an operator's to bring back."""
-PASSING_STATUSES = (401, 403, 408, 429)
-"""Besides 5xx; keys that are refused are an operator's to put right."""
+NOT_OFFERED = ("NotImplemented", "MethodNotAllowed", "AccessDenied")
+"""Answers of servers that do not list unfinished uploads, or not to this key."""
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
+def _object(key: str) -> Iterator[None]:
+    """Around calls about an object that may not be there."""
     try:
-        yield
-    except (urllib3.exceptions.HTTPError, InvalidResponseError, ServerError) as error:
-        raise StoreUnavailable(str(error)) from error
+        with reaching():
+            yield
     except S3Error as error:
-        status = error.response.status
-        if (
-            error.code in PASSING_CODES
-            or status in PASSING_STATUSES
-            or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        ):
-            raise StoreUnavailable(str(error)) from error
+        if error.code in NO_SUCH_OBJECT:
+            raise ObjectMissing(key) from error
         raise
 
 
 class S3Store:
     """Objects of a bucket that must be there.
 
-    A put that broke in the middle leaves parts that the server keeps and no listing shows: give the
-    bucket a lifecycle rule that aborts incomplete multipart uploads after a day.
+    A process that is killed in the middle of a put leaves parts that the server keeps and no listing
+    of objects shows. `clean` ends them where the server lists them; a lifecycle rule of the bucket
+    that aborts incomplete multipart uploads after a day does so everywhere.
     """
 
     def __init__(
-        self, settings: Settings, bucket: str, *, read_seconds: float = READ_SECONDS
+        self,
+        settings: Settings,
+        bucket: str,
+        *,
+        read_seconds: float = READ_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
-        endpoint = urlsplit(settings.s3_endpoint)
         self._bucket = bucket
-        self._client = Minio(
-            endpoint=endpoint.netloc,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key.get_secret_value(),
-            secure=endpoint.scheme == "https",
-            region="us-east-1",
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-                retries=urllib3.Retry(
-                    total=RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
-                ),
-            ),
+        self._pause_seconds = pause_seconds
+        self._encryption = _encryption_of(settings.s3_sse)
+        self._client = S3Client(settings, bucket, settings.s3_endpoint, read_seconds=read_seconds)
+        self._public = settings.s3_public_endpoint and S3Client(
+            settings, bucket, settings.s3_public_endpoint, read_seconds=read_seconds
         )
 
     def put(self, path: Path, sha256: str, *, under: str | None = None) -> str:
@@ -79,78 +69,108 @@ class S3Store:
         except ObjectMissing:
             there = False
         if not there:
-            with _reaching():
-                self._client.fput_object(
-                    bucket_name=self._bucket,
-                    object_name=key,
-                    file_path=str(path),
-                    part_size=PART_BYTES,
-                    # Several at once try all parts of a file before they report that one failed.
-                    num_parallel_uploads=1,
-                )
+            send_file(self._client, key, path, self._encryption, pause_seconds=self._pause_seconds)
         return key
 
+    def direct_put(self, key: str, size: int, sha256: str, seconds: float) -> DirectPut | None:
+        """As ObjectStore.direct_put: where owners reach the server."""
+        if not self._public:
+            return None
+        return self._public.signed_put(
+            key, size=size, sha256=sha256, seconds=seconds, headers=self._encryption
+        )
+
     def stream(self, key: str) -> Iterator[bytes]:
-        """As ObjectStore.stream."""
-        with _reaching():
+        """As ObjectStore.stream; a connection that breaks is made again, from where it broke."""
+        start, failures, etag = 0, 0, None
+        while True:
             try:
-                response = self._client.get_object(bucket_name=self._bucket, object_name=key)
-            except S3Error as error:
-                if error.code in NO_SUCH_OBJECT:
-                    raise ObjectMissing(key) from error
-                raise
-            try:
-                yield from response.stream(CHUNK_BYTES)
-            finally:
-                response.close()
-                response.release_conn()
+                with _object(key), self._response(key, start, None, etag) as response:
+                    etag = response.headers.get("ETag")
+                    for chunk in response.stream(CHUNK_BYTES):
+                        start += len(chunk)
+                        failures = 0
+                        yield chunk
+                    return
+            except StoreUnavailable:
+                failures += 1
+                # Who has received nothing yet has nothing to lose by trying again later.
+                if start == 0 or failures > RESUMED:
+                    raise
+            pause(failures, self._pause_seconds)
 
     def part(self, key: str, start: int, size: int) -> bytes:
         """As ObjectStore.part."""
-        with _reaching():
-            try:
-                response = self._client.get_object(
-                    bucket_name=self._bucket, object_name=key, offset=start, length=size
-                )
-            except S3Error as error:
-                if error.code in NO_SUCH_OBJECT:
-                    raise ObjectMissing(key) from error
-                raise
-            try:
-                return response.read()
-            finally:
-                response.close()
-                response.release_conn()
+        with _object(key), self._response(key, start, size) as response:
+            return response.read()
+
+    @contextmanager
+    def _response(
+        self, key: str, start: int, size: int | None, etag: str | None = None
+    ) -> Iterator[BaseHTTPResponse]:
+        response = self._client.get_object(
+            bucket_name=self._bucket,
+            object_name=key,
+            offset=start,
+            length=size or 0,
+            request_headers={"If-Match": etag} if etag else None,
+        )
+        try:
+            if start and response.status != HTTPStatus.PARTIAL_CONTENT:
+                raise StoreUnavailable(f"the server sends {key} whole, not from byte {start} on")
+            yield response
+        finally:
+            response.close()
+            response.release_conn()
 
     def size(self, key: str) -> int:
         """As ObjectStore.size."""
-        with _reaching():
-            try:
-                found = self._client.stat_object(bucket_name=self._bucket, object_name=key)
-            except S3Error as error:
-                if error.code in NO_SUCH_OBJECT:
-                    raise ObjectMissing(key) from error
-                raise
-            return found.size or 0
+        with _object(key):
+            return self._client.size(key)
 
     def keys(self) -> Iterator[str]:
         """As ObjectStore.keys, a page of the server's at a time."""
-        with _reaching():
+        with reaching():
             for found in self._client.list_objects(bucket_name=self._bucket, recursive=True):
                 yield found.object_name
 
     def delete(self, key: str) -> None:
         """As ObjectStore.delete."""
-        with _reaching():
+        with reaching():
             self._client.remove_object(bucket_name=self._bucket, object_name=key)
 
     def clean(self, older_than_seconds: float) -> int:
-        """As ObjectStore.clean: the bucket's lifecycle rule does that (see the class)."""
-        del older_than_seconds
-        return 0
+        """As ObjectStore.clean: uploads whose newest part is older; none where the server lists none."""
+        silent_since = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        removed = 0
+        try:
+            with reaching():
+                for upload in self._client.unfinished():
+                    written = self._client.last_written(upload)
+                    if written is not None and written <= silent_since:
+                        self._client.abort(upload.key, upload.upload_id)
+                        removed += 1
+        except (StoreUnavailable, S3Error) as error:
+            cause = error.__cause__ if isinstance(error, StoreUnavailable) else error
+            if not (isinstance(cause, S3Error) and cause.code in NOT_OFFERED):
+                raise
+        return removed
 
     def check(self) -> None:
         """As ObjectStore.check."""
-        with _reaching():
+        with reaching():
             if not self._client.bucket_exists(bucket_name=self._bucket):
                 raise StoreUnavailable(f"bucket {self._bucket!r} does not exist")
+
+
+def _encryption_of(sse: str) -> dict[str, str]:
+    """The headers that ask for the encryption that a setting names: none, s3 or kms:KEY."""
+    kind, _, kms_key = sse.partition(":")
+    if kind == "none":
+        return {}
+    if kind == "s3":
+        return {"x-amz-server-side-encryption": "AES256"}
+    return {
+        "x-amz-server-side-encryption": "aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id": kms_key,
+    }

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,14 @@ class StoreUnavailable(Exception):
     """The store cannot be used now: the same call may succeed later."""
 
 
+@dataclass(frozen=True, slots=True)
+class DirectPut:
+    """How somebody without keys stores one object: a PUT to the URL with all of these headers."""
+
+    url: str
+    headers: dict[str, str]
+
+
 class ObjectStore(Protocol):
     """Every call may raise StoreUnavailable; both implementations pass the same tests."""
 
@@ -32,8 +41,15 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def direct_put(self, key: str, size: int, sha256: str, seconds: float) -> DirectPut | None:
+        """How others may store these bytes under the key for so long; None where they cannot.
+
+        Not every server refuses other bytes: look at what came before it is used.
+        """
+        ...
+
     def stream(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in chunks; never fewer than were stored without an error.
+        """The object's bytes in chunks, digest unchecked (see `verified`); never fewer without an error.
 
         Raises:
             ObjectMissing: at the first chunk.
@@ -86,9 +102,38 @@ def put_bytes(store: ObjectStore, data: bytes, work_dir: Path) -> str:
         return store.put(Path(file.name), sha256_file(Path(file.name)))
 
 
+def verified(store: ObjectStore, key: str) -> Iterator[bytes]:
+    """The object's bytes in chunks; the last one comes once the digest of all is that of the key.
+
+    Raises:
+        ObjectMissing: at the first chunk.
+        ObjectDamaged: in place of the last chunk.
+    """
+    hashed = hashlib.sha256()
+    held = b""
+    for chunk in store.stream(key):
+        if held:
+            yield held
+        hashed.update(chunk)
+        held = chunk
+    _require(key, hashed.hexdigest())
+    if held:
+        yield held
+
+
+def _require(key: str, sha256: str) -> None:
+    if not key.endswith(sha256):
+        raise ObjectDamaged(f"object {key} does not have the digest that its key names")
+
+
 def read_bytes(store: ObjectStore, key: str) -> bytes:
-    """A small object as bytes."""
-    return b"".join(store.stream(key))
+    """A small object as bytes.
+
+    Raises:
+        ObjectMissing: there is none.
+        ObjectDamaged: the bytes are not those that were stored.
+    """
+    return b"".join(verified(store, key))
 
 
 def fetch(
@@ -104,21 +149,11 @@ def fetch(
         StoreUnavailable: try again later.
     """
     try:
-        sha256 = _copy(store.stream(key), target, check)
+        with target.open("wb") as file:
+            for chunk in verified(store, key):
+                if check is not None:
+                    check()
+                file.write(chunk)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    if not key.endswith(sha256):
-        target.unlink()
-        raise ObjectDamaged(f"object {key} does not have the digest that its key names")
-
-
-def _copy(chunks: Iterator[bytes], target: Path, check: Callable[[], None] | None) -> str:
-    hashed = hashlib.sha256()
-    with target.open("wb") as file:
-        for chunk in chunks:
-            if check is not None:
-                check()
-            hashed.update(chunk)
-            file.write(chunk)
-    return hashed.hexdigest()

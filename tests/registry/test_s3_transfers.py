@@ -1,0 +1,181 @@
+"""Large objects to and from S3: parts in bounded memory, sent again when they fail, nothing left behind."""
+
+import base64
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from minio import Minio
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+from tests.registry.s3 import BUCKET, client_of, relay, settings_of, working_server
+
+from expunge.formats.digests import sha256_file
+from expunge.registry.objects import PART_BYTES, ObjectMissing, S3Store, StoreUnavailable, fetch
+from expunge.registry.objects.multipart import MAX_PARTS, part_bytes
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Address of a running S3 server with one bucket."""
+    with working_server() as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def client(endpoint: str) -> Iterator[Minio]:
+    """The server as somebody else sees it; afterwards the bucket is empty."""
+    client = client_of(endpoint)
+    yield client
+    for found in client.list_objects(bucket_name=BUCKET, recursive=True):
+        client.remove_object(bucket_name=BUCKET, object_name=found.object_name)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file of two whole parts and a bit."""
+    path = tmp_path / "large"
+    path.write_bytes(b"".join(bytes([each]) * PART_BYTES for each in (1, 2)) + b"end")
+    return path
+
+
+def store_at(endpoint: str, **others: str) -> S3Store:
+    settings = settings_of(f"s3://{BUCKET}", endpoint, **others)
+    return S3Store(settings, BUCKET, read_seconds=5, pause_seconds=0.01)
+
+
+def left_over(client: Minio) -> int:
+    return len(client._list_multipart_uploads(BUCKET).uploads)
+
+
+@pytest.mark.parametrize(
+    ("size", "each"),
+    [(0, 16 * MIB), (8 * 2**30, 16 * MIB), (200 * 2**30, 21 * MIB), (5 * 2**40, 525 * MIB)],
+)
+def test_parts_grow_with_the_file_so_that_there_are_never_too_many(size: int, each: int) -> None:
+    assert part_bytes(size) == each
+    assert size <= MAX_PARTS * each
+
+
+def test_a_part_that_fails_is_sent_again_and_no_other(
+    endpoint: str, client: Minio, large: Path
+) -> None:
+    refusals = iter(range(3))
+
+    def spoil(_: str, path: str) -> str | None:
+        return "refuse" if "partNumber=2" in path and next(refusals, None) is not None else None
+
+    with relay(endpoint, spoil) as between:
+        store = store_at(between.endpoint)
+        key = store.put(large, sha256_file(large))
+        sent = [between.count("PUT", f"partNumber={each}&") for each in (1, 2, 3)]
+    assert sent == [1, 4, 1]
+    fetch(store_at(endpoint), key, large.with_name("copy"))
+    assert left_over(client) == 0
+
+
+def test_after_a_part_that_never_arrives_nothing_is_left(
+    endpoint: str, client: Minio, large: Path
+) -> None:
+    def spoil(_: str, path: str) -> str | None:
+        return "refuse" if "partNumber=3" in path else None
+
+    with relay(endpoint, spoil) as between:
+        store = store_at(between.endpoint)
+        with pytest.raises(StoreUnavailable):
+            store.put(large, sha256_file(large))
+        assert between.count("PUT", "partNumber=3") > 5
+        assert between.count("DELETE", "uploadId=") == 1
+    assert left_over(client) == 0
+    with pytest.raises(ObjectMissing):
+        store_at(endpoint).size(f"sha256/{sha256_file(large)[:2]}/{sha256_file(large)}")
+
+
+def test_a_server_that_takes_no_part_is_not_asked_for_long(endpoint: str, large: Path) -> None:
+    with relay(endpoint, lambda method, _: "refuse" if method == "PUT" else None) as between:
+        with pytest.raises(StoreUnavailable):
+            store_at(between.endpoint).put(large, sha256_file(large))
+        assert between.count("PUT") in (1, 2), "the first part, perhaps once more"
+
+
+def test_a_download_goes_on_where_it_broke_off(endpoint: str, large: Path) -> None:
+    store_at(endpoint).put(large, sha256_file(large))
+    cuts = iter(range(2))
+
+    def spoil(method: str, _: str) -> str | None:
+        return "cut" if method == "GET" and next(cuts, None) is not None else None
+
+    with relay(endpoint, spoil) as between:
+        key = f"sha256/{sha256_file(large)[:2]}/{sha256_file(large)}"
+        fetch(store_at(between.endpoint), key, large.with_name("copy"))
+        assert between.count("GET") == 3
+    assert sha256_file(large.with_name("copy")) == sha256_file(large)
+
+
+def test_what_was_changed_on_the_way_is_noticed(
+    endpoint: str, client: Minio, tmp_path: Path, large: Path
+) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"sent")
+    with relay(endpoint, lambda method, _: "alter" if method == "PUT" else None) as between:
+        for path in (small, large):
+            with pytest.raises(StoreUnavailable, match="received other bytes"):
+                store_at(between.endpoint).put(path, sha256_file(path))
+    assert left_over(client) == 0
+
+
+def test_the_server_is_told_the_digest_of_what_it_gets(endpoint: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"sent")
+    key = store_at(endpoint).put(path, sha256_file(path))
+    stored = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(BUCKET, key)
+    assert stored is not None
+    assert stored.checksum_value == base64.b64encode(hashlib.sha256(b"sent").digest()).decode()
+
+
+def test_parts_that_a_killed_process_left_are_removed_once_they_are_old(
+    endpoint: str, client: Minio
+) -> None:
+    store = store_at(endpoint)
+    client._create_multipart_upload(BUCKET, "sha256/ab/left", {})
+    upload_id = client._create_multipart_upload(BUCKET, "sha256/ab/written", {})
+    client._upload_part(BUCKET, "sha256/ab/written", b"just now", None, upload_id, 1)
+    assert store.clean(3600) == 1, "the other one's part is new"
+    assert left_over(client) == 1
+    assert store.clean(-3600) == 1
+    assert left_over(client) == 0
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from expunge.formats.digests import sha256_file
+from expunge.registry.objects import S3Store, fetch
+from tests.registry.s3 import BUCKET, settings_of
+store = S3Store(settings_of(f"s3://{BUCKET}", sys.argv[1]), BUCKET)
+file, copy = Path(sys.argv[2]), Path(sys.argv[3])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fetch(store, store.put(file, sha256_file(file)), copy)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+"""Puts a file, fetches it again, and prints by how many KiB its memory grew."""
+
+
+def test_memory_is_that_of_a_part_whatever_the_size_of_the_file(
+    endpoint: str, client: Minio, tmp_path: Path
+) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(6 * PART_BYTES)
+    arguments = [endpoint, str(tmp_path / "file"), str(tmp_path / "copy")]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copy").stat().st_size == 6 * PART_BYTES
+    assert int(done.stdout) * 1024 < 3 * PART_BYTES
+    assert left_over(client) == 0
