@@ -403,13 +403,21 @@ def test_what_could_not_be_sealed_is_not_appended(ledger: Ledger, value: Any) ->
         log.append(session, "pty_1", "req_1", "noted", value=value)
 
 
-def test_a_row_that_was_written_past_the_service_holds_up_no_other(ledger: Ledger) -> None:
+def test_rows_that_no_seal_fits_hold_up_no_other_however_many_and_are_named(
+    ledger: Ledger,
+) -> None:
     ledger.run(
-        "INSERT INTO log (actor, subject_id, event, detail) VALUES ('a', 'b', 'c', '{\"x\": 1e400}')"
+        "INSERT INTO log (actor, subject_id, event, detail)"
+        " SELECT 'a', 'b', 'c', '{\"x\": 1e400}' FROM generate_series(1, 25)"
     )
     ledger.write(2)
-    assert ledger.seal() == 2
-    assert ledger.check().broken is None
+    assert ledger.seal(limit=10) == 2
+    with ledger.sessions() as session:
+        assert not sealing.is_due(session), "they are not looked at again"
+        first = session.scalar(select(func.min(UnsealedRow.seq)))
+    assert ledger.broken() == (Link.ROW_UNACCOUNTED, first)
+    ledger.write(1)
+    assert ledger.seal() == 1
 
 
 def test_the_rows_of_an_older_database_are_sealed(postgres: URL) -> None:

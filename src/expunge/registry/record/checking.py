@@ -32,7 +32,7 @@ class Link(StrEnum):
     ROW_MISSING = "row-missing"
     """A sealed row is gone."""
     ROW_UNACCOUNTED = "row-unaccounted"
-    """A row is neither sealed nor waiting for it: it came, or its seal went, past the service."""
+    """A row is neither sealed nor waiting for it, or no seal fits: it came, or its seal went, past the service."""
     LEAF_MISSING = "leaf-missing"
     """A position has no leaf."""
     CHAIN_BROKEN = "chain-broken"
@@ -212,7 +212,11 @@ def _check_accounted(session: Session, part: Checked) -> None:
     numbers = dict(session.execute(known).all())
     unaccounted = select(LogRow.seq).where(
         ~exists(select(LogLeaf.seq).where(LogLeaf.seq == LogRow.seq)),
-        ~exists(select(UnsealedRow.seq).where(UnsealedRow.seq == LogRow.seq)),
+        ~exists(
+            select(UnsealedRow.seq).where(
+                UnsealedRow.seq == LogRow.seq, UnsealedRow.refused_at.is_(None)
+            )
+        ),
     )
     if part.start:
         unaccounted = unaccounted.where(LogRow.seq > numbers[part.start - 1])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy import delete, exists, func, insert, select
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from expunge.evidence.canonical import NotCanonical
@@ -29,8 +29,9 @@ logger = structlog.get_logger(__name__)
 
 
 def is_due(session: Session) -> bool:
-    """Whether a row waits to be sealed."""
-    return bool(session.scalar(select(exists(select(UnsealedRow.seq)))))
+    """Whether a row waits to be sealed that can be."""
+    waiting = select(UnsealedRow.seq).where(UnsealedRow.refused_at.is_(None))
+    return bool(session.scalar(select(exists(waiting))))
 
 
 def seal(session: Session, signer: Signer | None, *, limit: int = BATCH) -> int:
@@ -72,21 +73,34 @@ def _is_signed(session: Session) -> bool:
 
 
 def _hashed(session: Session, limit: int) -> list[tuple[int, bytes]]:
-    """Number and leaf hash of the rows to be sealed, in order."""
-    waiting = session.scalars(
+    """Number and leaf hash of the rows to be sealed, in order; however many lie between that cannot be."""
+    waiting = (
         select(LogRow)
         .join(UnsealedRow, UnsealedRow.seq == LogRow.seq)
+        .where(UnsealedRow.refused_at.is_(None))
         .order_by(UnsealedRow.seq)
         .limit(limit)
     )
-    found = []
-    for row in waiting:
-        try:
-            found.append((row.seq, log.as_evidence(row).leaf()))
-        except NotCanonical as error:
-            # Written past this program; the rows after it must not wait for ever.
-            logger.warning("row of the log cannot be sealed", seq=row.seq, error=str(error))
+    found: list[tuple[int, bytes]] = []
+    while not found and (rows := session.scalars(waiting).all()):
+        refused = []
+        for row in rows:
+            try:
+                found.append((row.seq, log.as_evidence(row).leaf()))
+            except NotCanonical:
+                refused.append(row.seq)
+        _refuse(session, refused)
     return found
+
+
+def _refuse(session: Session, seqs: Sequence[int]) -> None:
+    """Set aside what was written past the service, loudly: checks of the log name it from now on."""
+    if not seqs:
+        return
+    logger.error("log-rows-cannot-be-sealed", count=len(seqs), first=seqs[0], last=seqs[-1])
+    session.execute(
+        update(UnsealedRow).where(UnsealedRow.seq.in_(seqs)).values(refused_at=func.now())
+    )
 
 
 def _store_nodes(session: Session, nodes: Sequence[tuple[Node, bytes]]) -> None:
