@@ -31,6 +31,7 @@ from expunge.registry.tables import (
     Certificate,
     Checkpoint,
     Dataset,
+    IdempotencyKey,
     Job,
     LogRow,
     Model,
@@ -85,7 +86,7 @@ def renew(
 ) -> tuple[Certificate, bool]:
     """A further edition if anything that it says has changed, else the newest; and whether it is new.
 
-    With the key of an earlier call, the answer is that call's edition.
+    With the key of an earlier call, the answer is that call's: its edition, and whether that was new.
 
     Raises:
         IdempotencyConflict: the key was used for another call.
@@ -96,12 +97,13 @@ def renew(
     certificate_id = new_id(Prefix.CERTIFICATE)
     call = idempotency.Call(party.id, idempotency_key, "renew-certificate", [request_id])
     if earlier := idempotency.recall(session, call):
-        return session.get_one(Certificate, earlier), True
+        found = session.get_one(Certificate, earlier)
+        # What one transaction writes has one time: the call made the edition, or found it there.
+        remembered = session.get_one(IdempotencyKey, (party.id, idempotency_key))
+        return found, found.created_at == remembered.created_at
     found = _issue(session, settings, party, request, newest=newest, certificate_id=certificate_id)
-    if found.id != certificate_id:
-        return found, False
     idempotency.remember(session, call, found.id)
-    return found, True
+    return found, found.id == certificate_id
 
 
 def _certifiable(session: Session, party: Party, request_id: str) -> Request:
