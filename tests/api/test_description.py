@@ -12,7 +12,7 @@ from expunge.api.app import create_app
 from expunge.registry.settings import Settings
 from expunge.unlearning.catalog import METHODS
 
-CHECKS = ("database", "migrations", "objects", "dispatcher", "clock", "work_dir")
+CHECKS = ("database", "migrations", "objects", "redis", "dispatcher", "clock", "work_dir")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_running_service_is_healthy_and_ready(anonymous: httpx.Client) -> None
     assert anonymous.get("/healthz").json() == {"status": "ok"}
     assert anonymous.get("/readyz").json() == {
         "status": "ready",
-        "checks": dict.fromkeys(CHECKS, "ok") | {"dispatcher": "warning"},
+        "checks": dict.fromkeys(CHECKS, "ok") | dict.fromkeys(("redis", "dispatcher"), "warning"),
     }
 
 
@@ -108,7 +108,7 @@ async def test_without_a_database_it_is_healthy_but_not_ready(tmp_path: Path) ->
             "status": "not_ready",
             "checks": dict.fromkeys(CHECKS, "ok")
             | dict.fromkeys(("database", "migrations"), "failed")
-            | dict.fromkeys(("dispatcher", "clock"), "warning"),
+            | dict.fromkeys(("redis", "dispatcher", "clock"), "warning"),
         }
         answer = await http.get("/me", headers={"Authorization": "Bearer xpk_x"})
         problem_of(answer, 503, "unavailable")

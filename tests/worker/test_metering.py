@@ -59,7 +59,7 @@ def test_a_running_training_tells_its_speed_its_snapshots_and_its_lease(
         )
         assert renewed() > 0
         with lab.sessions.begin() as session:
-            session.execute(text("UPDATE jobs SET lease_token = 'taken'"))
+            session.execute(text("UPDATE jobs SET lease_token = 'taken' WHERE lease_token IS NOT NULL"))
         eventually(lambda: not running.thread.is_alive(), "the attempt ends")
     assert (lost(), over()) == (1, 1)
     assert metering.REGISTRY.get_sample_value(speed) == 0

@@ -36,6 +36,7 @@ from expunge.api.routes import (
 )
 from expunge.api.service import Service
 from expunge.api.tracing import RequestTracing
+from expunge.registry import spans
 from expunge.registry.database import connect, readings, sessions
 from expunge.registry.logs import configure_logging
 from expunge.registry.objects import open_store
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging()
+        spans.start(resolved, "expunge-api")
         scratch = Scratch(resolved.work_dir)
         own = resolved.model_copy(update={"work_dir": scratch.path})
         engine = connect(resolved.database_url, pool_size=POOL_SIZE)
@@ -94,7 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             endings=endings,
             drawings=Drawings(store),
             rates=rates,
-            readiness=Readiness(checks_of(own, engine, store)),
+            readiness=Readiness(checks_of(own, engine, store, rates)),
             vitals=Vitals(sessions(engine)),
         )
         yield
@@ -103,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         engine.dispose()
         scratch.close()
         metering.leave()
+        spans.stop()
 
     app = FastAPI(
         title=openapi.TITLE,
@@ -114,12 +117,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(RequestTracing)
-    app.add_middleware(metering.Metering)
     app.add_middleware(
         Hardening,
         stall_seconds=resolved.body_stall_seconds,
         bytes_per_second=resolved.body_bytes_per_second,
     )
+    app.add_middleware(metering.Metering)
     for router in (*OPEN, metrics.router):
         app.include_router(router)
     keyed = APIRouter(dependencies=[Depends(authenticated)])

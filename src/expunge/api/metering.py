@@ -82,11 +82,20 @@ class Metering:
             await self._app(scope, receive, send_metered)
         finally:
             IN_PROGRESS.dec()
-            method = scope["method"] if scope["method"] in METHODS else OTHER
-            route = getattr(scope.get("route"), "path", OTHER)
+            method, route = known_method(scope), route_of(scope)
             CALLS.labels(method, route, status).inc()
             if status != NO_ANSWER:
                 SECONDS.labels(method, route).observe(seconds)
+
+
+def known_method(scope: Scope) -> str:
+    """A call's method; `other` for one that HTTP does not know."""
+    return scope["method"] if scope["method"] in METHODS else OTHER
+
+
+def route_of(scope: Scope) -> str:
+    """Template of the route that a call came to, once it has; `other` for none."""
+    return str(getattr(scope.get("route"), "path", OTHER))
 
 
 def exposition(vitals: Vitals, work_dir: Path) -> bytes:

@@ -121,6 +121,14 @@ class RateLimits:
         if self._redis is not None:
             self._redis.close()
 
+    def require_redis(self) -> None:
+        """Ask Redis for a sign of life.
+
+        Raises:
+            RedisError, OSError: it does not answer.
+        """
+        self._client().ping()
+
     def spend(self, kind: str, who: str) -> Share | None:
         """Count one call; what is left, or nothing where there is no limit.
 
@@ -192,9 +200,7 @@ class RateLimits:
             now = time.monotonic()
             if now < self._away_until:
                 return None
-            if self._redis is None:
-                self._redis = _connect(self._redis_url)
-            client = self._redis
+        client = self._client()
         portion = max(1, quota // PORTIONS)
         try:
             answer = client.eval(DRAW, 1, counter, quota, portion, 2 * WINDOW_SECONDS)
@@ -205,6 +211,12 @@ class RateLimits:
             return None
         granted, left = answer
         return int(granted), int(left)
+
+    def _client(self) -> "Redis":
+        with self._guard:
+            if self._redis is None:
+                self._redis = _connect(self._redis_url)
+            return self._redis
 
     @staticmethod
     def _refusal(kind: str, quota: int, seconds: int) -> TooManyCalls:

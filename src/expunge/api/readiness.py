@@ -18,6 +18,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from expunge.api.metering import CHECKS
+from expunge.api.rates import RateLimits
 from expunge.registry import fleet
 from expunge.registry.migration import fits
 from expunge.registry.objects import ObjectStore
@@ -125,12 +126,15 @@ class _Try:
         return self.check.worst
 
 
-def checks_of(settings: Settings, engine: Engine, store: ObjectStore) -> list[Check]:
+def checks_of(
+    settings: Settings, engine: Engine, store: ObjectStore, rates: RateLimits
+) -> list[Check]:
     """What the api needs, and what its operator wants to know."""
     return [
         Check("database", lambda: _ping(engine)),
         Check("migrations", lambda: _require_fit(engine)),
         Check("objects", store.check),
+        Check("redis", rates.require_redis, Outcome.WARNING),
         Check("dispatcher", lambda: _require_dispatcher(engine), Outcome.WARNING),
         Check("clock", lambda: _compare_clocks(engine), Outcome.WARNING),
         Check(

@@ -1,4 +1,4 @@
-"""A request id on every answer and log line, and the last net for unexpected errors. Never logs bodies or queries."""
+"""Ids on answers and log lines, a span for every call, the last net for errors. Never logs bodies or queries."""
 
 import re
 import time
@@ -9,9 +9,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from expunge.api.metering import known_method, route_of
 from expunge.api.problems import unexpected
+from expunge.registry import spans
+from expunge.registry.spans import Span
 
 HEADER = "X-Request-Id"
+TRACEPARENT = "traceparent"
+"""W3C Trace Context: whose trace the call belongs to."""
+FIRST_SERVER_ERROR = 500
 PARTY_ID = "expunge.party_id"
 """Where `auth` leaves the caller's id in the connection's scope for the log."""
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
@@ -31,10 +37,19 @@ class RequestTracing:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
         request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        with spans.call(known_method(scope), headers.get(TRACEPARENT, "")) as span:
+            if span.trace_id:
+                structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
+            await self._serve(scope, receive, send, request_id, span)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str, span: Span
+    ) -> None:
         started = time.perf_counter()
         status = 0
 
@@ -56,6 +71,16 @@ class RequestTracing:
                 raise
             await unexpected(request_id)(scope, receive, send_traced)
         finally:
+            route = route_of(scope)
+            span.describe(
+                {
+                    "http.route": route,
+                    "http.response.status_code": status,
+                    "expunge.request.id": request_id,
+                },
+                failed=status >= FIRST_SERVER_ERROR,
+                name=f"{known_method(scope)} {route}",
+            )
             log.info(
                 "request",
                 method=scope["method"],

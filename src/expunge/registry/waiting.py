@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from expunge.registry import exposure, jobs, lineage, log
+from expunge.registry import exposure, jobs, lineage, log, spans
 from expunge.registry.database import Sessions
 from expunge.registry.errors import Conflict
 from expunge.registry.ids import Prefix, new_id
@@ -67,6 +67,7 @@ def enqueue(
     log.append(session, actor, job.id, JobState.QUEUED, kind=kind)
     session.execute(select(func.pg_notify(WAKE_CHANNEL, job.id)))
     session.flush()
+    spans.queued(job.id, kind)
     return job
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import signals
 
+from expunge.registry import spans
 from expunge.registry.database import connect, sessions
 from expunge.registry.jobs import WAKE_CHANNEL
 from expunge.registry.logs import configure_logging
@@ -96,13 +97,16 @@ def main() -> None:
     configure_logging()
     settings = Settings()
     metering.serve(settings)
-    if role == "dispatch":
-        dispatch(settings)
-        return
+    spans.start(settings, f"expunge-{role}")
     try:
-        work(settings, role)
+        if role == "dispatch":
+            dispatch(settings)
+        else:
+            work(settings, role)
     except NoSuchDevice as error:
         sys.exit(str(error))
+    finally:
+        spans.stop()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Every object lies under the attempt's lease token, and is named by the job under
 import os
 import threading
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 
 import structlog
@@ -87,7 +88,11 @@ class Courier:
             self._waiting = (link, step)
             if not self._busy:
                 self._busy = True
-                threading.Thread(target=self._work, name="courier", daemon=True).start()
+                # With the attempt's names on its log lines.
+                run = copy_context().run
+                threading.Thread(
+                    target=run, args=(self._work,), name="courier", daemon=True
+                ).start()
 
     def finish(self) -> None:
         """Wait until the newest snapshot is stored, for at most UPLOAD_GRACE_SECONDS."""

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import structlog
@@ -115,7 +116,7 @@ class Held:
             # Going on is all that helps: without heartbeats the job is given away.
             except Exception as error:
                 metering.RENEWALS.labels("failed").inc()
-                logger.warning("heartbeat failed", job_id=self.lease.job_id, error=str(error))
+                logger.warning("heartbeat failed", error=str(error))
             last = time.monotonic()
 
     def end(self) -> None:
@@ -128,7 +129,11 @@ def kept_alive(context: Context, lease: Lease) -> Iterator[Held]:
     """Extend the lease from a thread while the block runs."""
     held = Held(context, lease)
     thread = threading.Thread(
-        target=held.beat_until_done, name=f"heartbeat-{lease.job_id}", daemon=True
+        # With the attempt's names on its log lines.
+        target=copy_context().run,
+        args=(held.beat_until_done,),
+        name=f"heartbeat-{lease.job_id}",
+        daemon=True,
     )
     thread.start()
     try:

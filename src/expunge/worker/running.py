@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from expunge.registry import jobs, waiting
+from expunge.registry import jobs, spans, waiting
 from expunge.registry.jobs import Failure, Lease
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from expunge.worker.reviewing import Reviewer
 
 IDLE_CHECK_SECONDS = 1.0
+SUCCEEDED = "succeeded"
+LEASE_LOST = "lease-lost"
+NOT_RECORDED = "not-recorded"
 
 logger = structlog.get_logger(__name__)
 
@@ -159,7 +162,7 @@ class Runner:
             with metering.attempt(lease.kind):
                 outcome = self._try(held)
             metering.ATTEMPTS.labels(lease.kind, outcome).inc()
-            span.describe(failed=outcome != SUCCEEDED, expunge_job_outcome=outcome)
+            span.describe({"expunge.job.outcome": outcome}, failed=outcome != SUCCEEDED)
             for tidy in held.afterwards:
                 try:
                     tidy()
@@ -167,36 +170,37 @@ class Runner:
                 except Exception:
                     logger.exception("what the attempt left is removed later")
 
-    def _try(self, held: Held) -> None:
+    def _try(self, held: Held) -> str:
+        """How the attempt ended, as metrics call it."""
         lease = held.lease
         logger.info("job started", kind=lease.kind)
         try:
             self._work(held)
-            metering.ATTEMPTS.labels(lease.kind, "succeeded").inc()
+            outcome = SUCCEEDED
             logger.info("job succeeded")
         except LeaseLost:
-            metering.ATTEMPTS.labels(lease.kind, "lease-lost").inc()
+            outcome = LEASE_LOST
             logger.warning("lease lost; nothing more of this attempt is recorded")
         except Stopped:
-            self._release(lease)
+            outcome = self._release(lease)
         except JobCrashed as crash:
-            self._retry(lease, crash.failure)
+            outcome = self._retry(lease, crash.failure)
         except JobFailed as error:
-            self._fail(lease, error.failure)
+            outcome = self._fail(lease, error.failure)
         except (ObjectDamaged, ObjectMissing) as error:
             reason = "a stored object is damaged or missing"
-            self._fail(lease, Failure("damaged-object", reason, str(error)))
+            outcome = self._fail(lease, Failure("damaged-object", reason, str(error)))
         except OUTAGES as error:
-            self._wait_out(lease, "a store could not be reached", error)
+            outcome = self._wait_out(lease, "a store could not be reached", error)
         # Whatever else a job runs into must end in its reason, not in a worker that is gone.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_SPACE:
-                self._wait_out(lease, "the worker's disk is full", error)
-                return
+                return self._wait_out(lease, "the worker's disk is full", error)
             logger.exception("job ran into an unexpected error")
             reason = "an unexpected error; the operator's log says more"
             words = f"{type(error).__name__}: {error}"
-            self._retry(lease, Failure("exception", reason, words))
+            outcome = self._retry(lease, Failure("exception", reason, words))
+        return outcome
 
     def _work(self, held: Held) -> None:
         match held.lease.kind:
@@ -222,21 +226,21 @@ class Runner:
     def _drop_outdated_oracles(self) -> None:
         oracles.drop_outdated(self._context)
 
-    def _release(self, lease: Lease) -> None:
+    def _release(self, lease: Lease) -> str:
         def write() -> None:
             with self._context.sessions.begin() as session:
                 jobs.release(session, lease, "its worker was stopped")
 
-        self._end(lease, write, "job released")
+        return self._end(write, "job released")
 
-    def _fail(self, lease: Lease, failure: Failure) -> None:
+    def _fail(self, lease: Lease, failure: Failure) -> str:
         def write() -> None:
             with self._context.sessions.begin() as session:
                 jobs.fail(session, lease, failure)
 
-        self._end(lease, write, "job failed", reason=failure.reason, words=failure.words)
+        return self._end(write, "job failed", reason=failure.reason, words=failure.words)
 
-    def _retry(self, lease: Lease, failure: Failure) -> None:
+    def _retry(self, lease: Lease, failure: Failure) -> str:
         settings = self._context.settings
 
         def write() -> None:
@@ -249,9 +253,9 @@ class Runner:
                     retry_seconds=settings.retry_seconds,
                 )
 
-        self._end(lease, write, "job crashed", reason=failure.reason, words=failure.words)
+        return self._end(write, "job crashed", reason=failure.reason, words=failure.words)
 
-    def _wait_out(self, lease: Lease, reason: str, error: Exception) -> None:
+    def _wait_out(self, lease: Lease, reason: str, error: Exception) -> str:
         settings = self._context.settings
 
         def write() -> None:
@@ -264,20 +268,18 @@ class Runner:
                     retry_seconds=settings.retry_seconds,
                 )
 
-        self._end(lease, write, "job waits", reason=reason, error=str(error))
+        return self._end(write, "job waits", reason=reason, error=str(error))
 
-    def _end(self, lease: Lease, write: Callable[[], None], event: str, **told: str) -> None:
+    def _end(self, write: Callable[[], None], event: str, **told: str) -> str:
         """Write how the attempt ended; what cannot be written now, the lease's end says later."""
-        outcome = event.removeprefix("job ")
         try:
             write()
         except LeaseLost:
-            outcome = "lease-lost"
             logger.warning("lease lost; the job was given away", intended=event)
+            return LEASE_LOST
         # Whatever cannot be written, the lease's end says later.
         except Exception as error:
-            outcome = "not-recorded"
             logger.warning("left to the lease's end", intended=event, error=str(error))
-        else:
-            logger.warning(event, **told)
-        metering.ATTEMPTS.labels(lease.kind, outcome).inc()
+            return NOT_RECORDED
+        logger.warning(event, **told)
+        return event.removeprefix("job ")

@@ -17,7 +17,16 @@ from expunge.evidence.manifest import (
 )
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import write_release
-from expunge.registry import checkpoints, jobs, lineage, models, orphans, policies, visibility
+from expunge.registry import (
+    checkpoints,
+    jobs,
+    lineage,
+    models,
+    orphans,
+    policies,
+    spans,
+    visibility,
+)
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.errors import DomainError
 from expunge.registry.jobs import Lease
@@ -43,13 +52,15 @@ def train(context: Context, held: Held) -> None:
     with context.scratch(lease.job_id) as folder:
         courier = Courier(context, held, folder)
         held.afterwards.append(courier.tidy)
-        courier.bring(plan.snapshot_key)
-        task = _stage(context, plan, Stage(context.store, held, folder), courier)
+        with spans.phase("staging"):
+            courier.bring(plan.snapshot_key)
+            task = _stage(context, plan, Stage(context.store, held, folder), courier)
         metrics = Watch(context, held, folder, courier).run(
             task, limit_seconds=plan.limit_seconds, seconds_used=plan.seconds_used
         )
         result = Path(task.result)
-        held.patiently(lambda: _record(context, lease, plan, result, metrics))
+        with spans.phase("recording"):
+            held.patiently(lambda: _record(context, lease, plan, result, metrics))
 
 
 @dataclass(frozen=True)

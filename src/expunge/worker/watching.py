@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge.registry import jobs
+from expunge.registry import jobs, spans
 from expunge.registry.jobs import Failure
 from expunge.worker import metering
 from expunge.worker.context import Context
@@ -96,7 +96,8 @@ class Watch:
         reader = threading.Thread(target=self._read, args=(read_end,), daemon=True)
         reader.start()
         try:
-            self._supervise(process, limit_seconds, seconds_used)
+            with spans.phase("training process"):
+                self._supervise(process, limit_seconds, seconds_used)
         except Stopped:
             self._let_stop(process)
             raise
@@ -149,6 +150,7 @@ class Watch:
                     self._held.progress = message["progress"]
                     metering.SPEED.set(message["progress"].get("images_per_second", 0))
                 case "evaluating":
+                    spans.happened("evaluating")
                     self._held.patiently(self._start_evaluating)
                 case "snapshot" if self._courier is not None:
                     self._courier.written(message["step"])
