@@ -290,7 +290,12 @@ def reclaim_expired(session: Session, *, max_attempts: int) -> list[Job]:
     """Take back jobs whose lease has run out, as after a crash (see `retry`)."""
     expired = session.scalars(
         select(Job)
-        .where(Job.state.in_(LIVE_STATES), Job.lease_expires_at < func.now())
+        .where(
+            Job.state.in_(LIVE_STATES),
+            # Others are a newer version's, whose dispatcher takes them back.
+            Job.kind.in_(tuple(JobKind)),
+            Job.lease_expires_at < func.now(),
+        )
         .with_for_update(skip_locked=True, of=Job)
     ).all()
     silent = Failure("lease-expired", "its worker fell silent")

@@ -37,6 +37,8 @@ RANKS = {
 SECONDS_PER_RANK = 3600.0
 """Waiting this long counts as much as the next higher rank, so that nothing waits for ever."""
 NOTHING_LEFT = "the model holds none of this data any more"
+KNOWN = tuple(JobKind)
+"""Jobs of other kinds are made, and announced, by a newer version beside this one."""
 CANDIDATES = 8
 """Jobs looked at at once: others may take the first ones at the same moment."""
 
@@ -118,6 +120,7 @@ def take_wakeups(session: Session, *, republish_seconds: float) -> list[JobKind]
         select(Job.id)
         .where(
             Job.state == JobState.QUEUED,
+            Job.kind.in_(KNOWN),
             Job.due_at <= func.now(),
             or_(Job.published_at.is_(None), Job.published_at + pause < func.now()),
         )
@@ -138,7 +141,7 @@ def seconds_until_due(session: Session) -> float | None:
     """Seconds until the next unannounced job becomes due (0 if one is); None if there is none."""
     seconds = session.scalar(
         select(func.extract("epoch", func.min(Job.due_at) - func.now())).where(
-            Job.state == JobState.QUEUED, Job.published_at.is_(None)
+            Job.state == JobState.QUEUED, Job.kind.in_(KNOWN), Job.published_at.is_(None)
         )
     )
     return None if seconds is None else max(0.0, float(seconds))

@@ -23,6 +23,7 @@ from expunge.worker.context import Context
 from expunge.worker.leases import OUTAGES, Held, Stopped, kept_alive
 from expunge.worker.task import NO_SPACE
 from expunge.worker.training import train
+from expunge.worker.versions import FromNewerVersion
 from expunge.worker.watching import JobCrashed, JobFailed
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ class Runner:
             logger.warning("lease lost; nothing more of this attempt is recorded")
         except Stopped:
             outcome = self._release(lease)
+        except FromNewerVersion as error:
+            outcome = self._wait_out(lease, "its worker is older than what made the job", error)
         except JobCrashed as crash:
             outcome = self._retry(lease, crash.failure)
         except JobFailed as error:

@@ -37,6 +37,7 @@ from expunge.worker.courier import Courier
 from expunge.worker.leases import Held
 from expunge.worker.staging import Stage
 from expunge.worker.task import TrainingTask
+from expunge.worker.versions import require_known
 from expunge.worker.watching import JobFailed, Watch
 
 
@@ -44,11 +45,12 @@ def train(context: Context, held: Held) -> None:
     """Carry out a claimed pre-training or unlearning job, from its last snapshot if there is one.
 
     Raises:
-        Stopped, JobFailed, LeaseLost, and what `Held.patiently` raises: nothing of the attempt is
-        recorded but its snapshots.
+        Stopped, JobFailed, LeaseLost, FromNewerVersion, and what `Held.patiently` raises: nothing of
+        the attempt is recorded but its snapshots.
     """
     lease = held.lease
     plan = held.patiently(lambda: _plan(context, lease))
+    require_known(plan.encoder, plan.params.get("method"), plan.params["params"])
     with context.scratch(lease.job_id) as folder:
         courier = Courier(context, held, folder)
         held.afterwards.append(courier.tidy)

@@ -1,0 +1,47 @@
+"""The api and a worker of this version go on beside an upgrade: the schema is newer, and only adds to theirs."""
+
+import time
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+from tests.api.conftest import User, images
+from tests.registry.newer import EXPANDING, upgraded_with
+
+from expunge.registry.migration import fits, is_current
+from expunge.registry.settings import Settings
+from expunge.worker.running import Runner
+
+WAIT_SECONDS = 60
+UNFINISHED = ("queued", "running", "evaluating")
+
+
+@pytest.fixture(scope="module")
+def settings(
+    settings: Settings, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """Those of a database whose revision this version does not know."""
+    upgraded_with(engine, EXPANDING, tmp_path_factory.mktemp("versions"))
+    return settings
+
+
+def test_it_is_ready(anonymous: httpx.Client, engine: Engine) -> None:
+    assert (is_current(engine), fits(engine)) == (False, True)
+    answer = anonymous.get("/readyz")
+    assert answer.json()["checks"]["migrations"] == "ok", answer.text
+
+
+def test_a_data_set_is_sealed_and_a_model_is_trained(model_owner: User, worker: Runner) -> None:
+    assert worker
+    dataset_id = model_owner.sealed(images("own", 20))
+    model_id = model_owner.model()
+    body = {"dataset_ids": [dataset_id], "params": {"epochs": 1, "batch_size": 16}}
+    answer = model_owner.post(f"/models/{model_id}/pretrain", body)
+    assert answer.status_code == 202, answer.text
+    path = f"/jobs/{answer.json()['id']}"
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (job := model_owner.get(path).json())["state"] in UNFINISHED:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.1)
+    assert job["state"] == "succeeded", job
+    assert model_owner.get(f"/models/{model_id}").json()["head_checkpoint_id"]
