@@ -1,5 +1,6 @@
 """POST /encode over HTTP: who may ask for what, how much of it, and what comes back."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -225,6 +226,50 @@ class TestOwnViews:
         stranger = f"dst_{'0' * 32}/cat-000"
         problem_of(case.send(case.views(sample=stranger)), 422, "invalid")
 
+    def test_they_are_charged_before_they_are_read_and_once(self, case: Case) -> None:
+        problem_of(case.send(b"no tar"), 422, "invalid-views")
+        assert case.send(case.views()).status_code == 202
+        with case.past.sessions() as session:
+            charged = select(Query).where(Query.request_id == case.request).order_by(Query.id)
+            *_, refused, taken = session.scalars(charged).all()
+        assert (refused.samples, refused.views, taken.samples, taken.views) == (0, 0, 1, 2)
+
+    def test_a_repeated_call_is_not_charged_again(self, case: Case) -> None:
+        data = case.views(crop=[0, 0, 8, 8])
+
+        def charged() -> int:
+            with case.past.sessions() as session:
+                return len(
+                    session.scalars(select(Query).where(Query.request_id == case.request)).all()
+                )
+
+        before = charged()
+        for _ in range(2):
+            answer = case.owner.http.post(
+                "/encode/views",
+                content=data,
+                params={"request_id": case.request},
+                headers={
+                    "Content-Digest": content_digest(hashlib.sha256(data).hexdigest()),
+                    "Idempotency-Key": f"views-{case.request}",
+                },
+            )
+            assert answer.status_code == 202
+        assert charged() == before + 1
+
+    def test_what_nobody_may_ask_any_more_is_refused_unread(
+        self, past: Past, data_owner: User, model_owner: User
+    ) -> None:
+        case = Case(past, data_owner, model_owner)
+        spend(case.past, case.request, case.owner)
+        answer = case.owner.http.post(
+            "/encode/views",
+            content=b"not what is announced",
+            params={"request_id": case.request},
+            headers={"Content-Digest": content_digest("0" * 64)},
+        )
+        problem_of(answer, 429, "budget-spent")
+
     def test_the_body_has_the_digest_that_it_announces(self, case: Case) -> None:
         data = case.views()
         answer = case.owner.http.post(
@@ -240,22 +285,19 @@ class TestOwnViews:
         problem_of(answer, 400, "content-digest-needed")
 
 
+def spend(past: Past, request: str, party: User) -> None:
+    """All queries of the request's day."""
+    query = {"request_id": request, "party_id": party.id, "kind": "audit", "samples": 1, "views": 1}
+    with past.sessions.begin() as session:
+        session.add_all(Query(**query) for _ in range(access.STANDARD.queries))
+
+
 @pytest.mark.parametrize("path", ["/encode", "/audit"])
 def test_a_spent_budget_is_told_with_what_is_allowed_and_when(
     past: Past, data_owner: User, model_owner: User, path: str
 ) -> None:
     case = Case(past, data_owner, model_owner)
-    with past.sessions.begin() as session:
-        session.add_all(
-            Query(
-                request_id=case.request,
-                party_id=data_owner.id,
-                kind="audit",
-                samples=1,
-                views=1,
-            )
-            for _ in range(access.STANDARD.queries)
-        )
+    spend(past, case.request, data_owner)
     answer = data_owner.post(path, {"request_id": case.request})
     problem = problem_of(answer, 429, "budget-spent")
     assert problem["allowed"]["queries"] == access.STANDARD.queries

@@ -23,6 +23,8 @@ from expunge.registry.tables import (
 
 QUERIED = "queried"
 """The log's event of an admitted query."""
+RESERVED = "reserved"
+"""The log's event of a query that was charged before its content came."""
 
 
 class Reader(Protocol):
@@ -114,6 +116,32 @@ def covers(session: Session, party: Party, request_id: str, dataset_ids: Iterabl
     return set(dataset_ids) <= set(admission.dataset_ids)
 
 
+def reserve(
+    session: Session,
+    party: Party,
+    request_id: str,
+    *,
+    kind: Literal["audit", "encode"],
+    budget: Budget = STANDARD,
+) -> int:
+    """Charge a query before its content comes, which costs the service work even if it is refused then.
+
+    What it asks about is charged by `admit`, which takes the answer: the query's number.
+
+    Raises:
+        NotFound: there is no such request, or nothing of it is the party's or delegated to it.
+        BudgetSpent: no query is left of the budget of the day.
+    """
+    open_to(session, party, request_id)
+    _lock(session, request_id)
+    _check(session, request_id, budget, 0)
+    query = Query(request_id=request_id, party_id=party.id, kind=kind, samples=0, views=0)
+    session.add(query)
+    log.append(session, party.id, request_id, RESERVED, kind=kind)
+    session.flush()
+    return query.id
+
+
 def admit(
     session: Session,
     party: Party,
@@ -123,12 +151,13 @@ def admit(
     samples: int | None = None,
     views: int = 1,
     budget: Budget = STANDARD,
+    reserved: int | None = None,
 ) -> Admission:
     """Let the party ask about a request, and charge it: `samples` (all it may see, if None) times `views`.
 
     The charge and its log row exist exactly if the surrounding transaction commits: what is refused
-    later costs nothing. The request is only read; what two calls charge at once is kept apart by
-    an advisory lock that nothing else takes.
+    later costs nothing, unless it was reserved. The request is only read; what two calls charge at
+    once is kept apart by an advisory lock that nothing else takes.
 
     Raises:
         NotFound: there is no such request, or nothing of it is the party's or delegated to it.
@@ -138,16 +167,26 @@ def admit(
     if samples is None:
         held = select(func.coalesce(func.sum(Dataset.samples), 0))
         samples = int(session.scalar(held.where(Dataset.id.in_(admission.dataset_ids))) or 0)
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(request_id, 0))))
-    _check(session, request_id, budget, samples * views)
-    session.add(
-        Query(request_id=request_id, party_id=party.id, kind=kind, samples=samples, views=views)
-    )
+    _lock(session, request_id)
+    _check(session, request_id, budget, samples * views, charged=reserved is not None)
+    if reserved is None:
+        session.add(
+            Query(request_id=request_id, party_id=party.id, kind=kind, samples=samples, views=views)
+        )
+    else:
+        query = session.get_one(Query, reserved)
+        query.samples, query.views = samples, views
     log.append(session, party.id, request_id, QUERIED, kind=kind, samples=samples, views=views)
     return admission
 
 
-def _check(session: Session, request_id: str, budget: Budget, wanted: int) -> None:
+def _lock(session: Session, request_id: str) -> None:
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(request_id, 0))))
+
+
+def _check(
+    session: Session, request_id: str, budget: Budget, wanted: int, *, charged: bool = False
+) -> None:
     now = datetime.now(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     queries, sample_views = session.execute(
@@ -155,7 +194,7 @@ def _check(session: Session, request_id: str, budget: Budget, wanted: int) -> No
             func.count(), func.coalesce(func.sum(cast(Query.samples, BigInteger) * Query.views), 0)
         ).where(Query.request_id == request_id, Query.at >= today)
     ).one()
-    if queries < budget.queries and sample_views + wanted <= budget.sample_views:
+    if queries < budget.queries + charged and sample_views + wanted <= budget.sample_views:
         return
     until_midnight = (today + timedelta(days=1) - now).total_seconds()
     raise BudgetSpent(

@@ -91,12 +91,39 @@ def image_size(session: Session, party: Party, request_id: str) -> int:
     return int(model.encoder["image_size"])
 
 
+def reserve(
+    session: Session,
+    party: Party,
+    request_id: str,
+    *,
+    digest: str,
+    budget: Budget = STANDARD,
+    idempotency_key: str | None = None,
+) -> int | None:
+    """Charge an encoding of views made at home before they are sent; `digest` is announced, `sha256:<hex>`.
+
+    The answer is for `create`; none for a call that was made before.
+
+    Raises:
+        IdempotencyConflict: the key was used with other content.
+        NotFound: there is no such request that the party may ask about.
+        Conflict: the request is not completed, or has no before and after.
+        BudgetSpent: no query is left of the budget of the day.
+    """
+    call = idempotency.Call(party.id, idempotency_key, "create-encoding", [request_id, digest])
+    if idempotency.recall(session, call):
+        return None
+    compared(access.open_to(session, party, request_id).request)
+    return access.reserve(session, party, request_id, kind="encode", budget=budget)
+
+
 def create(
     session: Session,
     party: Party,
     asked: Asked,
     *,
     budget: Budget = STANDARD,
+    reserved: int | None = None,
     idempotency_key: str | None = None,
 ) -> Encoding:
     """Queue an encoding about a completed request, for its owner or an auditor of the owner's.
@@ -130,6 +157,7 @@ def create(
         samples=samples,
         views=asked.views,
         budget=budget,
+        reserved=reserved,
     )
     job = waiting.enqueue(
         session,

@@ -88,17 +88,40 @@ async def create_encoding_of_views(
 
     The JSON says `{"sample": "dst_…/key", "crop": [top, left, height, width], "flip": false}`. Views
     that are not recognised as crops of the registered sample make the encoding fail and are named.
+    It is charged as one query before the tar is read, and its samples once they are known.
     """
-    size = await run_in_threadpool(_image_size, service, party, request_id)
+    size, reserved = await run_in_threadpool(
+        _reserved, service, party, request_id, digest, idempotency_key
+    )
     folder = service.settings.work_dir
     async with received(request, folder=folder, limit=MAX_VIEWS_BYTES, sha256=digest) as upload:
         asked = await run_in_threadpool(_stored, service, request_id, upload, size)
-    return await _answered(service, party, asked, key=idempotency_key, wait=wait, response=response)
+    return await _answered(
+        service,
+        party,
+        asked,
+        key=idempotency_key,
+        wait=wait,
+        response=response,
+        reserved=reserved,
+    )
 
 
-def _image_size(service: Service, party: Party, request_id: str) -> int:
-    with service.sessions() as session:
-        return encodings.image_size(session, party, request_id)
+def _reserved(
+    service: Service, party: Party, request_id: str, sha256: str, key: str | None
+) -> tuple[int, int | None]:
+    """The encoders' image size in pixels, and the query that is charged for what is about to come."""
+    with service.sessions.begin() as session:
+        size = encodings.image_size(session, party, request_id)
+        budget = Budget.of(service.settings)
+        return size, encodings.reserve(
+            session,
+            party,
+            request_id,
+            digest=f"sha256:{sha256}",
+            budget=budget,
+            idempotency_key=key,
+        )
 
 
 def _stored(service: Service, request_id: str, upload: Upload, size: int) -> encodings.Asked:
@@ -130,8 +153,9 @@ async def _answered(
     key: str | None,
     wait: int,
     response: Response,
+    reserved: int | None = None,
 ) -> schemas.Encoding:
-    first, job_id = await run_in_threadpool(_create, service, party, asked, key)
+    first, job_id = await run_in_threadpool(_create, service, party, asked, key, reserved)
     with service.endings.of(job_id) as ended:
         answer = await until_final(
             first, lambda: _read(service, party, first.id), _is_done, wait, ended=ended
@@ -141,12 +165,14 @@ async def _answered(
 
 
 def _create(
-    service: Service, party: Party, asked: encodings.Asked, key: str | None
+    service: Service, party: Party, asked: encodings.Asked, key: str | None, reserved: int | None
 ) -> tuple[schemas.Encoding, str]:
     asking.require_known_keys(service.sessions, service.indexes, party, asked, key)
     budget = Budget.of(service.settings)
     with service.sessions.begin() as session:
-        row = encodings.create(session, party, asked, budget=budget, idempotency_key=key)
+        row = encodings.create(
+            session, party, asked, budget=budget, reserved=reserved, idempotency_key=key
+        )
         session.refresh(row)
         return schemas.Encoding.of(row), row.job_id
 
