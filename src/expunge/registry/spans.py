@@ -1,4 +1,4 @@
-"""Spans of calls and jobs, for an OpenTelemetry collector if the settings name one; otherwise nothing is imported.
+"""Spans of calls and jobs, for an OpenTelemetry collector if the settings name one; otherwise its SDK is not imported.
 
 A job is done for the requests of several owners: it has a trace of its own, whose id is that of the job.
 The span of the call that queued it and the job's first span link to each other.
