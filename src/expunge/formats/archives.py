@@ -20,6 +20,8 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+_DAMAGES = (tarfile.TarError, ValueError, OverflowError)
+"""What tarfile raises; the last two of numbers and text that it did not expect to be none."""
 _SPARSE = b"GNU.sparse"
 _NESTED = "its tar extensions are nested too deeply"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-./]*")
@@ -90,20 +92,22 @@ def entries(file: IO[bytes], size: int, limits: Mapping[str, int]) -> Iterator[E
     end = 0
     try:
         archive = tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo)  # noqa: SIM115 - closed by the with below
-    except tarfile.TarError as error:
+    except ShardError:
+        raise
+    except _DAMAGES as error:
         raise ShardError("not-a-tar", f"not an uncompressed tar archive ({error})") from error
     except RecursionError as error:
         raise ShardError("not-a-tar", _NESTED) from error
     with archive:
         try:
             for member in archive:
-                end = member.offset_data + _round_up(member.size)
-                if end > size:
-                    raise ShardError("truncated", f"the archive ends inside {member.name!r}")
+                end = _end_within(member, size)
                 yield _checked_entry(member, limits)
                 # tarfile keeps every header it has read; a long shard would keep them all in memory.
                 archive.members.clear()  # type: ignore[attr-defined]  # missing in typeshed
-        except tarfile.TarError as error:
+        except ShardError:
+            raise
+        except _DAMAGES as error:
             raise ShardError("truncated", f"the archive breaks off: {error}") from error
         except RecursionError as error:
             raise ShardError("not-a-tar", _NESTED) from error
@@ -120,8 +124,11 @@ def _check_end(file: IO[bytes], end: int, size: int) -> None:
             raise ShardError("truncated", "the archive is damaged behind its last readable member")
 
 
-def _round_up(size: int) -> int:
-    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+def _end_within(member: tarfile.TarInfo, size: int) -> int:
+    end = member.offset_data - (-member.size // BLOCK_BYTES) * BLOCK_BYTES
+    if end > size:
+        raise ShardError("truncated", f"the archive ends inside {member.name!r}")
+    return end
 
 
 def _checked_entry(member: tarfile.TarInfo, limits: Mapping[str, int]) -> Entry:

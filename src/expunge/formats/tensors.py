@@ -50,7 +50,7 @@ def read_header(path: Path) -> TensorFile:
         if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
             raise TensorFileError("the announced header is longer than the file or the limit")
         try:
-            header = json.loads(file.read(length))
+            header = _parsed(file.read(length))
         except (ValueError, RecursionError) as error:
             raise TensorFileError("the header is not JSON") from error
     if not isinstance(header, dict):
@@ -62,6 +62,20 @@ def read_header(path: Path) -> TensorFile:
         raise TensorFileError(f"a checkpoint holds 1 to {MAX_TENSORS:,} tensors")
     _check_layout(header, size - LENGTH_BYTES - length)
     return TensorFile(metadata, header, LENGTH_BYTES + length)
+
+
+def _parsed(text: bytes) -> Any:
+    """The JSON that the library would read as well: UTF-8, no name twice, no half of a character."""
+    header = json.loads(text.decode(), object_pairs_hook=_object)
+    json.dumps(header, ensure_ascii=False).encode()
+    return header
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def _check_layout(tensors: dict[str, Any], data_bytes: int) -> None:
