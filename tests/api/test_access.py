@@ -32,6 +32,8 @@ ALLOWED = {
     "show_dataset": AUDITORS,
     "delete_dataset": OWNERS,
     "upload_shard": OWNERS,
+    "announce_upload": OWNERS,
+    "complete_upload": OWNERS,
     "seal_dataset": OWNERS,
     "list_samples": AUDITORS,
     "create_grant": OWNERS,
@@ -108,6 +110,7 @@ PREFIXES = {
     "delegation": "dlg",
     "encoding": "enc",
     "alert": "alr",
+    "upload": "upl",
 }
 PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items()} | {
     "{name}": "a.tar",
@@ -119,6 +122,7 @@ PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items
 BODIES = {
     "create_party": {"name": "x", "role": "auditor"},
     "create_dataset": {"name": "x"},
+    "announce_upload": {"name": "a.tar", "bytes": 1, "sha256": "0" * 64},
     "create_grant": {"party_id": f"pty_{HEX}"},
     "create_model": {"name": "x", "encoder": ENCODER},
     "change_policy": {"promotion": "manual"},

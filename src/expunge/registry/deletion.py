@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import Select, delete, or_, select
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, destruction, lineage, log, references
+from expunge.registry import datasets, destruction, direct_uploads, lineage, log, references
 from expunge.registry.errors import DatasetInUse
 from expunge.registry.lifecycles import DatasetState
 from expunge.registry.tables import (
@@ -67,6 +67,7 @@ def start(session: Session, owner: Party, dataset_id: str) -> Dataset:
             held_by=[asdict(each) for each in held_by],
         )
     keys = [*_unname_findings(session, dataset), *(each.object_key for each in dataset.shards)]
+    keys += direct_uploads.give_up(session, dataset)
     destruction.doom(
         session, dataset.id, keys if dataset.index_key is None else [*keys, dataset.index_key]
     )

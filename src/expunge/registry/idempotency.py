@@ -27,6 +27,7 @@ CallName = Literal[
     "renew-certificate",
     "create-delegation",
     "create-encoding",
+    "announce-upload",
 ]
 
 

@@ -15,7 +15,16 @@ from celery import Celery
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from expunge.registry import destruction, fleet, idempotency, jobs, orphans, retention, waiting
+from expunge.registry import (
+    destruction,
+    direct_uploads,
+    fleet,
+    idempotency,
+    jobs,
+    orphans,
+    retention,
+    waiting,
+)
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
@@ -137,6 +146,7 @@ class Dispatcher:
         """
         with self._sessions.begin() as session:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
+            direct_uploads.forget_expired(session)
             fleet.forget_gone(session)
         for checkpoint_id in retention.start(self._sessions):
             logger.info("time of a checkpoint is over", checkpoint_id=checkpoint_id)

@@ -1,6 +1,5 @@
 """Data sets: open one, upload shards, seal it, let a model owner train on it."""
 
-import re
 from itertools import islice
 from typing import Any
 
@@ -15,16 +14,14 @@ from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
 from expunge.api.schemas.values import DatasetPath, IdempotencyKey, PartyPath
 from expunge.api.service import CurrentService, Service
+from expunge.api.shards import check_accepts, check_name, stored
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.formats.archives import ShardError
-from expunge.formats.shards import check_structure
-from expunge.registry import datasets, deletion, destruction, orphans, retention, visibility
-from expunge.registry.errors import InvalidShard, NotSealed
+from expunge.registry import datasets, deletion, destruction, retention, visibility
+from expunge.registry.errors import NotSealed
 from expunge.registry.lifecycles import DatasetState
 from expunge.registry.tables import Party
 
-SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}\.tar")
 CONFIRMED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.Dataset, "description": "The object store confirmed that it is gone."}
 }
@@ -116,8 +113,8 @@ async def upload_shard(
     Names, kinds and grouping are checked before anything is stored, images on sealing. The same
     shard name again replaces the shard while the data set is open or invalid.
     """
-    _check_name(name)
-    await run_in_threadpool(_check_accepts, service, owner, dataset_id)
+    check_name(name)
+    await run_in_threadpool(check_accepts, service, owner, dataset_id)
     settings = service.settings
     async with received(
         request, folder=settings.work_dir, limit=settings.max_shard_bytes, sha256=digest
@@ -125,35 +122,10 @@ async def upload_shard(
         return await run_in_threadpool(_store_shard, service, owner, dataset_id, name, upload)
 
 
-def _check_name(name: str) -> None:
-    if not SHARD_NAME.fullmatch(name):
-        raise InvalidShard(
-            f"{name[:100]!r} is no shard name: letters, digits, '_', '-' and '.', at most 104 "
-            "characters, ending in .tar, not starting with a dot.",
-            code="unsafe-name",
-            allowed=SHARD_NAME.pattern,
-        )
-
-
-def _check_accepts(service: Service, owner: Party, dataset_id: str) -> None:
-    with service.sessions() as session:
-        datasets.check_accepts_shards(datasets.owned(session, owner, dataset_id))
-
-
 def _store_shard(
     service: Service, owner: Party, dataset_id: str, name: str, upload: Upload
 ) -> schemas.Shard:
-    try:
-        samples = check_structure(upload.path)
-    except ShardError as error:
-        raise InvalidShard(f"Shard {name}: {error}.", code=error.code) from error
-    shard = datasets.StoredShard(
-        name=name,
-        digest=f"sha256:{upload.sha256}",
-        bytes=upload.size,
-        samples=samples,
-        object_key=orphans.put(service.sessions, service.store, upload.path, upload.sha256),
-    )
+    shard = stored(service, name, upload)
     with service.sessions.begin() as session:
         row = datasets.add_shard(session, owner, dataset_id, shard)
     return schemas.Shard.of(row)

@@ -1,13 +1,15 @@
 """Data sets, their shards, samples and grants."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.api.schemas.values import EXAMPLE_HEX, Body, Fault, Name, PartyId, example
 from expunge.registry import tables
+from expunge.registry.datasets import StoredShard
 from expunge.registry.lifecycles import DatasetState
+from expunge.registry.objects import DirectPut
 
 
 class NewDataset(Body):
@@ -29,9 +31,56 @@ class Shard(BaseModel):
     samples: int
 
     @classmethod
-    def of(cls, row: tables.Shard) -> Self:
+    def of(cls, row: tables.Shard | StoredShard) -> Self:
         """The shard as its data set's readers see it."""
         return cls(name=row.name, digest=row.digest, bytes=row.bytes, samples=row.samples)
+
+    @classmethod
+    def of_upload(cls, row: tables.DirectUpload) -> Self | None:
+        """The shard that an upload made, if it is complete."""
+        if row.samples is None:
+            return None
+        digest = f"sha256:{row.sha256}"
+        return cls(name=row.name, digest=digest, bytes=row.bytes, samples=row.samples)
+
+
+class NewUpload(Body):
+    """A shard that is going to be sent to the object store."""
+
+    model_config = ConfigDict(
+        json_schema_extra=example(name="train-00.tar", bytes=1_048_576, sha256="9f" * 32)
+    )
+
+    name: str = Field(description="Of the shard; ends in `.tar`.")
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of all bytes, in hexadecimal.")
+
+
+class Upload(BaseModel):
+    """How to send a shard to the object store: with `method` to `url`, and exactly these `headers`."""
+
+    id: str = Field(examples=[f"upl_{EXAMPLE_HEX}"])
+    name: str
+    bytes: int
+    sha256: str
+    method: Literal["PUT"]
+    url: str = Field(description="Stores this content and no other. Keep it to yourself.")
+    headers: dict[str, str] = Field(description="All of them are signed.")
+    expires_at: datetime = Field(description="Send it and complete the upload until then.")
+
+    @classmethod
+    def of(cls, row: tables.DirectUpload, put: DirectPut) -> Self:
+        """The upload with a fresh URL."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            bytes=row.bytes,
+            sha256=row.sha256,
+            method="PUT",
+            url=put.url,
+            headers=put.headers,
+            expires_at=row.expires_at,
+        )
 
 
 class Dataset(BaseModel):
