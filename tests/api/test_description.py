@@ -145,3 +145,18 @@ def test_an_unforeseen_error_tells_nothing_but_where_to_look(
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert str(settings.work_dir) not in answer.text
     assert "Error" not in problem["detail"]
+
+
+def test_log_lines_of_a_call_name_it_and_its_caller_s_trace(
+    data_owner: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-Id": "from-the-proxy-2"}
+    with caplog.at_level("INFO"):
+        data_owner.get("/me", headers=sent)
+        data_owner.get("/me", headers={"traceparent": "nonsense", "X-Request-Id": "the-other-one"})
+    lines = [each.msg for each in caplog.records if isinstance(each.msg, dict)]
+    [line] = [each for each in lines if each.get("request_id") == "from-the-proxy-2"]
+    assert (line["event"], line["trace_id"]) == ("request", trace)
+    [line] = [each for each in lines if each.get("request_id") == "the-other-one"]
+    assert "trace_id" not in line

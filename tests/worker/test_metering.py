@@ -1,5 +1,6 @@
 """Workers and dispatchers count what they did, and answer a scrape on the port of the settings."""
 
+import logging
 import re
 import socket
 from collections.abc import Callable
@@ -9,6 +10,8 @@ import pytest
 from sqlalchemy import text
 from tests.worker.lab import LONG, Lab, Running, World, eventually, images
 
+from expunge.registry import datasets
+from expunge.registry.logs import configure_logging
 from expunge.worker import metering
 from expunge.worker.dispatcher import Dispatcher
 
@@ -59,7 +62,9 @@ def test_a_running_training_tells_its_speed_its_snapshots_and_its_lease(
         )
         assert renewed() > 0
         with lab.sessions.begin() as session:
-            session.execute(text("UPDATE jobs SET lease_token = 'taken' WHERE lease_token IS NOT NULL"))
+            session.execute(
+                text("UPDATE jobs SET lease_token = 'taken' WHERE lease_token IS NOT NULL")
+            )
         eventually(lambda: not running.thread.is_alive(), "the attempt ends")
     assert (lost(), over()) == (1, 1)
     assert metering.REGISTRY.get_sample_value(speed) == 0
@@ -111,3 +116,26 @@ def test_a_scrape_tells_the_space_that_is_left(lab: Lab) -> None:
         server.server_close()
     assert re.search(r"^expunge_work_dir_free_bytes \d", told, re.MULTILINE)
     assert re.search(r"^process_resident_memory_bytes \d", told, re.MULTILINE)
+
+
+def test_every_log_line_of_an_attempt_names_job_attempt_and_worker(
+    lab: Lab, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lab.sessions.begin() as session:
+        _, job = datasets.start_sealing(
+            session,
+            world.model_owner,
+            lab.dataset(world.model_owner, "logged", [images("logged", 2, 5)]),
+        )
+    assert job is not None
+    before = logging.getLogger().handlers
+    configure_logging()
+    logging.getLogger().addHandler(caplog.handler)
+    try:
+        lab.runner.run(job.id)
+    finally:
+        logging.getLogger().handlers = before
+    lines = [each.msg for each in caplog.records if isinstance(each.msg, dict)]
+    assert [line["event"] for line in lines] == ["job started", "job succeeded"]
+    named = {"job_id": job.id, "attempt": 1, "worker": lab.runner.runner.name}
+    assert all(line | named == line for line in lines)
