@@ -37,6 +37,18 @@ def trainer(service: Service) -> str:
     return service.cast.model_owner.key.secret
 
 
+def test_an_operator_sees_who_works(service: Service) -> None:
+    found = answer(run(service, service.operator_secret, "worker", "status", "--json"))
+    workers = found["workers"]
+    assert isinstance(workers, list)
+    assert {"interactive", "train"} <= {each["role"] for each in workers}
+    drawn = run(service, service.operator_secret, "worker", "status")
+    assert all(each["name"] in drawn.stdout for each in workers)
+    assert "unlearn" in drawn.stdout
+    refused = run(service, service.cast.model_owner.key.secret, "worker", "status")
+    assert (refused.exit_code, "operator keys" in refused.output) == (1, True)
+
+
 def test_a_folder_of_images_becomes_a_sealed_data_set(
     service: Service, ada: str, tmp_path: Path
 ) -> None:

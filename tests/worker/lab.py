@@ -257,6 +257,7 @@ def worker_process(role: str, settings: Settings, redis_url: str, log: Path) -> 
         "EXPUNGE_LEASE_SECONDS": str(settings.lease_seconds),
         "EXPUNGE_REPUBLISH_SECONDS": str(settings.republish_seconds),
         "EXPUNGE_DEVICE": "cpu",
+        "EXPUNGE_WORKER_LABELS": ",".join(settings.worker_labels),
         "EXPUNGE_REDIS_URL": redis_url,
     }
     with log.open("wb") as output:

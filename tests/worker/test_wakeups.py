@@ -9,10 +9,10 @@ from sqlalchemy import Engine
 from tests.worker.lab import Lab, World, eventually, images, worker_process
 
 from expunge.embedded.redis import Redis
-from expunge.registry import datasets, waiting
-from expunge.registry.tables import Dataset, JobKind, Role
+from expunge.registry import datasets, fleet, waiting
+from expunge.registry.tables import Dataset, JobKind, Role, Worker
 from expunge.worker.dispatcher import Dispatcher
-from expunge.worker.wakeups import make_celery, wake
+from expunge.worker.wakeups import QUEUES, ROLES, make_celery, wake
 
 
 @pytest.fixture
@@ -99,6 +99,38 @@ def test_the_dispatcher_takes_back_a_silent_job_and_fails_it_after_its_attempts(
     assert job.state == "failed"
     assert "fell silent; 2 attempts got no further" in str(job.reason)
     assert job.lease_token is None
+
+
+def test_a_worker_says_that_it_is_there_until_it_has_ended(
+    lab: Lab, redis_url: str, tmp_path: Path
+) -> None:
+    settings = lab.settings.model_copy(update={"worker_labels": ("zone-3",)})
+
+    def present() -> list[Worker]:
+        with lab.sessions() as session:
+            return list(fleet.workers(session))
+
+    with worker_process("train", settings, redis_url, tmp_path / "worker.log"):
+        (worker,) = eventually(present, "the worker has entered itself")
+        assert worker.kinds == ["pretrain", "unlearn", "compare"]
+        assert (worker.device, worker.labels) == ("cpu", ["cpu", "zone-3"])
+        assert worker.name == f"train-{worker.pid}@{worker.host}"
+    assert not present()
+
+
+def test_celery_only_wakes_and_keeps_nothing(lab: Lab) -> None:
+    """Taken once, one at a time, no results: what the database says alone counts."""
+    app = make_celery(lab.settings)
+    assert app.conf.task_acks_late is False
+    assert app.conf.worker_prefetch_multiplier == 1
+    assert app.conf.task_ignore_result is True
+    assert app.conf.result_backend is None
+    assert app.conf.worker_enable_remote_control is False
+    # Acknowledged before the work begins, a message cannot outlive the visibility timeout.
+    assert app.conf.task_acks_on_failure_or_timeout is True
+    assert app.conf.task_reject_on_worker_lost is None
+    queues = {QUEUES[kind] for kind in JobKind}
+    assert queues == {queue for role in ROLES.values() for queue in role}
 
 
 def test_without_redis_the_interactive_worker_hears_of_its_work_all_the_same(

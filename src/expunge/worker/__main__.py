@@ -63,10 +63,12 @@ def work(settings: Settings, role: str) -> None:
         runner.wake()
 
     signals.worker_shutting_down.connect(stop)
-    signs_of_life.start()
+    # Celery hears signals itself once it has started; until then too a job is given back in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     jobs = threading.Thread(target=runner.run, name="jobs")
     jobs.start()
     try:
+        signs_of_life.start()
         app.worker_main(
             [
                 "worker",
