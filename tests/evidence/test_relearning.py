@@ -23,11 +23,12 @@ SPREAD = 0.05
 """Of self-alignment over samples."""
 
 
-def outputs(before: Array, after: Array) -> Outputs:
-    """Samples of these self-alignments."""
-    none = np.zeros((2, 0, 1), np.float32)
-    first, second = (Side(none, each[:, None]) for each in (before, after))
-    return Outputs(first, second, np.arange(0))
+def outputs(before: Array, after: Array, kinds: Array | None = None) -> Outputs:
+    """Samples of these self-alignments, and of kinds from 0 to 1 that an encoder tells apart; else of one."""
+    angles = np.pi * (np.zeros(len(before)) if kinds is None else kinds)
+    views = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)[None]
+    first, second = (Side(views, each[:, None]) for each in (before, after))
+    return Outputs(first, second, np.arange(len(before)))
 
 
 def simulated(
@@ -151,6 +152,38 @@ def test_the_same_encoder_twice_raises_nothing_and_repeats_agree() -> None:
     answer = found(still, control)
     assert (answer.p, answer.levels["encoder"].effect_size) == (1, 0)
     assert answer.to_dict() == found(still, control).to_dict()
+
+
+def test_a_kind_that_a_later_encoder_treats_otherwise_is_no_relearning() -> None:
+    """An owner of one kind of image only; another kind of owner would call nearly all of them relearned."""
+    rng = np.random.default_rng(10)
+    alarms = plain_alarms = 0
+    for _ in range(100):
+        kinds = np.repeat([0.0, 1.0], [40, 100])
+        before = 0.7 + rng.normal(0, SPREAD, 140) + 0.1 * (kinds == 0)
+        after = before + rng.normal(0, NOISE, 140) + 0.1 * (kinds == 0)
+        mine, rest = np.arange(12), np.arange(12, 140)
+        for told in (kinds, None):
+            own, control = (
+                outputs(before[part], after[part], None if told is None else told[part])
+                for part in (mine, rest)
+            )
+            alarm = found(own, control, 199).p <= 0.05
+            alarms += alarm and told is not None
+            plain_alarms += alarm and told is None
+    assert alarms <= 5 + 3 * (100 * 0.05 * 0.95) ** 0.5
+    assert plain_alarms > 90
+
+
+def test_a_return_is_found_among_images_of_its_kind() -> None:
+    rng = np.random.default_rng(11)
+    kinds = np.repeat([0.0, 1.0], [80, 100])
+    before = 0.7 + rng.normal(0, SPREAD, 180)
+    after = before + rng.normal(0, NOISE, 180) + 0.08 * (np.arange(180) < 24)
+    own, control = (
+        outputs(before[part], after[part], kinds[part]) for part in (slice(24), slice(24, 180))
+    )
+    assert found(own, control).relearned
 
 
 def test_a_thousand_tests_may_raise_one_false_alarm() -> None:

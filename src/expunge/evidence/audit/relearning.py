@@ -3,7 +3,9 @@
 Two things must both be seen: between the two encoders the views of the own samples have come closer
 together than the control's did, and under the later one they are closer together than the control's
 are. The second keeps quiet where an encoder that pushed views too far apart is followed by one that
-treats them like any others. Never looks at the encoder from before the removal.
+treats them like any others. Both are asked among images of one kind: how closely an encoder draws the
+views of dogs together, and what a later one changes about it, is no news of an owner of dogs. Never
+looks at the encoder from before the removal.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import t  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.outputs import Level, Outputs
-from expunge.evidence.audit.permutation import distinct
+from expunge.evidence.audit.strata import matched_draws, strata
 
 Array = NDArray[np.float64]
 
@@ -25,8 +27,8 @@ MIN_SAMPLES = 8
 """Of either group; with 8 against 8 the smallest p-value is one in 12,870."""
 PERMUTATIONS = 9_999
 CONFIDENCE = 0.95
-CHUNK = 1_000
-"""Draws whose values are held in memory at once."""
+ROUNDING = 1e-9
+"""Of the sum of all values: the same samples in another order count as equally large."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,16 @@ def relearning(
 
     `before` of the outputs is an encoder that forgot the own samples, `after` a later one. H0: own
     samples and control are exchangeable in how their self-alignment changed, or in how large it is
-    now. One-sided permutation tests of both, joined by the larger p-value: valid at any size.
-    Repeats give the same numbers.
+    now. One-sided permutation tests of both within kinds of images (`strata`), joined by the larger
+    p-value: valid at any size. Of more than 1,024 samples those are tested that stand for all where
+    pairs count. Repeats give the same numbers.
     """
-    n, m = (len(next(iter(group.values()))) for group in (own, control))
+    n, m = (len(group["encoder"].chosen) for group in (own, control))
     if min(n, m) < MIN_SAMPLES:
         return None
-    draws = _draws(n, m, seed, permutations)
+    rng = np.random.default_rng([seed, n, m])
+    kinds = strata(own["encoder"], control["encoder"], rng)
+    draws = matched_draws(kinds, n, rng, permutations)
     levels = {level: _rise(own[level], control[level], draws) for level in own}
     level = min(levels, key=lambda each: (levels[each].p, -levels[each].rise))
     p = min(1.0, len(levels) * levels[level].p)
@@ -110,14 +115,9 @@ def expected_false_alarms(tests: int) -> float:
     return ALPHA * tests
 
 
-def _draws(n: int, m: int, seed: int, count: int) -> NDArray[np.int64]:
-    """(count, k) of all n + m samples: those that a relabelling puts into the smaller group."""
-    return distinct(min(n, m), n + m, np.random.default_rng([seed, n, m]), count)
-
-
 def _rise(own: Outputs, control: Outputs, draws: NDArray[np.int64]) -> Rise:
-    changes = (-own.scores, -control.scores)
-    now = (own.after.aligned, control.after.aligned)
+    changes = (-own.scores[own.chosen], -control.scores[control.chosen])
+    now = (own.after.aligned[own.chosen], control.after.aligned[control.chosen])
     rise = float(changes[0].mean() - changes[1].mean())
     return Rise(
         rise=rise,
@@ -130,19 +130,11 @@ def _rise(own: Outputs, control: Outputs, draws: NDArray[np.int64]) -> Rise:
 
 
 def _p(own: Array, control: Array, draws: NDArray[np.int64]) -> float:
-    """One-sided: share of relabellings, the true one among them, whose own mean is as far above the control's."""
+    """One-sided: share of the draws, the own samples first, whose mean is as large as theirs."""
     values = np.concatenate([own, control])
-    # All sums are fixed, so the sum of one group says how far apart the means are.
-    drawn = np.concatenate(
-        [values[draws[i : i + CHUNK]].sum(axis=1) for i in range(0, len(draws), CHUNK)]
-    )
-    if len(own) <= len(control):
-        found, sign = own.sum(), 1.0
-    else:
-        found, sign = control.sum(), -1.0
-    slack = 1e-9 * np.abs(values).sum()
-    as_extreme = int((sign * (drawn - found) >= -slack).sum())
-    return (1 + as_extreme) / (1 + len(draws))
+    # The sum of all is fixed, so the sum of one group says how far apart the means are.
+    drawn = values[draws].sum(axis=1)
+    return float(np.mean(drawn >= drawn[0] - ROUNDING * np.abs(values).sum()))
 
 
 def _interval(own: Array, control: Array) -> list[float]:

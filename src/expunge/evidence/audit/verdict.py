@@ -32,6 +32,7 @@ def verdict(largest_change: float, n: int, test: Test | None, power: Power | Non
             f"No verdict: the model changed for {images}, but fewer than {MIN_REFERENCE} images of "
             "others that it kept are there to compare them with.",
         )
+    images = _images(n, test.n)
     compared = f"{test.n_reference} images that the model kept"
     if test.p <= test.alpha:
         return Verdict(
@@ -62,8 +63,11 @@ def too_late(n: int) -> Verdict:
     )
 
 
-def _images(n: int) -> str:
-    return f"your {n} images" if n > 1 else "your image"
+def _images(n: int, tested: int | None = None) -> str:
+    """Of so many all, or those drawn to stand for them."""
+    if tested is not None and tested < n:
+        return f"{tested:,} of your {n:,} images, drawn at random,"
+    return f"your {n:,} images" if n > 1 else "your image"
 
 
 def _shortfall(test: Test, power: Power | None) -> str:
