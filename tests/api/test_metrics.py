@@ -1,6 +1,9 @@
 """What Prometheus is told: by whom it may be asked, calls by route, and what the database says."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from tests.api.conftest import Past, User, problem_of
 
+from expunge.api import metering
 from expunge.api.app import create_app
 from expunge.registry.database import Sessions
 from expunge.registry.objects import open_store
@@ -98,6 +102,39 @@ def test_a_scrape_tells_what_readiness_found(operator: User, url: str) -> None:
     assert told["expunge_check_ok", (("check", "database"),)] == 1
     assert told["expunge_work_dir_free_bytes", ()] > 0
     assert told["expunge_database_up", ()] == 1
+
+
+SHARED = """
+import os
+from prometheus_client import generate_latest
+from expunge.api import metering
+for leaving in (False, True):
+    if os.fork() == 0:
+        metering.CALLS.labels("GET", "/me", "200").inc(2)
+        metering.SECONDS.labels("GET", "/me").observe(0.2)
+        metering.IN_PROGRESS.inc()
+        metering.CHECKS.labels("objects").set(leaving)
+        if leaving:
+            metering.leave()
+        os._exit(0)
+    os.wait()
+print(generate_latest(metering.counted()).decode())
+"""
+
+
+def test_processes_that_share_a_folder_tell_their_sums(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED],
+        env=os.environ | {metering.FOLDER: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = samples_of(done.stdout)
+    assert calls(told, "GET", "/me", 200) == 4
+    assert told["expunge_http_request_seconds_count", (("method", "GET"), ("route", "/me"))] == 2
+    assert told["expunge_http_requests_in_progress", ()] == 1, "one of them has ended in order"
+    assert told["expunge_check_ok", (("check", "objects"),)] == 0, "the worst of those that live"
 
 
 @pytest.fixture

@@ -100,14 +100,19 @@ def route_of(scope: Scope) -> str:
 
 def exposition(vitals: Vitals, work_dir: Path) -> bytes:
     """Everything that a scrape of the api is told, in Prometheus's text format."""
-    counted = REGISTRY
-    if FOLDER in os.environ:
-        counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
     at_scrape = CollectorRegistry()
     at_scrape.register(vitals)
     at_scrape.register(Machine(work_dir))
-    return generate_latest(counted) + generate_latest(at_scrape)
+    return generate_latest(counted()) + generate_latest(at_scrape)
+
+
+def counted() -> CollectorRegistry:
+    """What this process has counted, or all that share a folder have together."""
+    if FOLDER not in os.environ:
+        return REGISTRY
+    together = CollectorRegistry()
+    MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+    return together
 
 
 def leave() -> None:
