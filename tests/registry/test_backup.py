@@ -20,13 +20,14 @@ from expunge.registry import (
     jobs,
     orphans,
     parties,
+    residue,
 )
 from expunge.registry.backup import BackupRefused, Restored, archive
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.database import connect, sessions
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
-from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Table, TreeHead
+from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Request, Table, TreeHead
 from expunge.registry.transitions import LeaseLost
 
 FENCED = {"jobs", "requests", "log", "log_unsealed", "alembic_version"}
@@ -263,6 +264,20 @@ class TestTaking:
         assert kept.names() == []
         service.backup()
         assert not left.exists()
+
+    @pytest.mark.parametrize(("keep_days", "words"), [(30, "30 days old"), (0, "no time is set")])
+    def test_owners_are_told_how_long_backups_may_hold_their_data(
+        self, service: Service, keep_days: float, words: str
+    ) -> None:
+        def backups() -> list[str]:
+            with service.sessions() as session:
+                found = residue.of(session, session.scalars(select(Request)).one())
+            return [str(each.condition) for each in found if each.what == "backup"]
+
+        assert backups() == []
+        service.backup(keep_days=keep_days)
+        (condition,) = backups()
+        assert words in condition
 
     def test_only_the_operator_can_read_it(self, service: Service) -> None:
         service.backup()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.orm import Session, aliased, lazyload
 
-from expunge.registry import destruction, lifecycles, policies, retention
+from expunge.registry import destruction, lifecycles, log, policies, retention
 from expunge.registry.jobs import LIVE_STATES
 from expunge.registry.lifecycles import CheckpointState, DatasetState, RequestState
 from expunge.registry.references import UNFINISHED
@@ -23,6 +23,7 @@ from expunge.registry.tables import (
     Encoding,
     Job,
     JobKind,
+    LogRow,
     Model,
     Request,
 )
@@ -37,6 +38,7 @@ What = Literal[
     "encoding",
     "memory",
     "record",
+    "backup",
     "outside",
 ]
 STORE = "object store"
@@ -88,8 +90,8 @@ OUTSIDE = Residue(
     what="outside",
     where="outside the service",
     state="unknown",
-    why="backups and old versions that the operator's database or object store keeps, weights that "
-    "the model's owner downloaded or serves elsewhere: the service can neither see nor destroy them",
+    why="backups by other means and old versions that the operator's database or object store keeps, "
+    "weights that the model's owner downloaded or serves elsewhere: the service can neither see nor destroy them",
     condition="whoever holds them destroys them",
 )
 
@@ -105,6 +107,7 @@ def of(session: Session, request: Request) -> list[Residue]:
         *_findings(session, request),
         *([MEMORY] if request.state == RequestState.COMPLETED else []),
         RECORD,
+        *_backups(session),
         OUTSIDE,
     ]
 
@@ -308,3 +311,25 @@ def _findings(session: Session, request: Request) -> Iterator[Residue]:
     for encoding_id in session.scalars(encodings.order_by(Encoding.id)):
         why = "outputs of the encoders for the samples, or views that were sent"
         yield Residue("encoding", STORE, "kept", why, id=encoding_id, condition=goes)
+
+
+def _backups(session: Session) -> Iterator[Residue]:
+    """The operator's backups, once there is one; they hold what was there when each was taken."""
+    newest = session.scalar(
+        select(LogRow.detail["keep_days"].as_float())
+        .where(LogRow.subject_id == log.BACKUP, LogRow.event == log.TAKEN)
+        .order_by(LogRow.seq.desc())
+        .limit(1)
+    )
+    if newest is None:
+        return
+    yield Residue(
+        what="backup",
+        where="backups",
+        state="may exist",
+        why="backups hold what was there when they were taken, so that a lost service can be restored; "
+        "a restore ends again what had ended",
+        condition=f"the last backup before its end here is {newest:g} days old"
+        if newest
+        else "the operator removes the backups: no time is set",
+    )

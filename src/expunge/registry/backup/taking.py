@@ -66,6 +66,7 @@ def take(
             _discard_damaged(kept)
         taking = _Taking(engine, store, kept)
         name = taking.run()
+        _tell(sessions(engine), kept.manifest(name), name, keep_days)
         outdated = _remove_outdated(kept, keep_days)
     return Taken(
         name, kept.manifest(name), kept.manifest_sha256(name), len(taking.copied), outdated
@@ -140,11 +141,7 @@ class _Taking:
             data = manifest.model_dump_json(indent=1).encode()
             archive.write(folder / archive.MANIFEST, [data])
         endings.note(self._sessions, self._kept)
-        name = taken_at.astimezone(UTC).strftime(archive.NAME)
-        with self._sessions.begin() as session:
-            told = {"name": name, "objects": len(keys), "missing": len(missing)}
-            log.append(session, log.SERVICE, log.BACKUP, log.TAKEN, **told)
-        return name
+        return taken_at.astimezone(UTC).strftime(archive.NAME)
 
 
 def _frozen(connection: Connection) -> Sessions:
@@ -171,6 +168,18 @@ def _log_end(frozen: Sessions) -> LogEnd | None:
         chain_hash=head.chain_hash.hex(),
         envelope=head.envelope,
     )
+
+
+def _tell(within: Sessions, manifest: Manifest, name: str, keep_days: float) -> None:
+    """In the log, which owners are told from how long copies of their data may be kept."""
+    told = {
+        "name": name,
+        "objects": manifest.objects.count,
+        "missing": len(manifest.missing),
+        "keep_days": keep_days,
+    }
+    with within.begin() as session:
+        log.append(session, log.SERVICE, log.BACKUP, log.TAKEN, **told)
 
 
 def _discard_damaged(kept: Archive) -> None:
