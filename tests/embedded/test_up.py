@@ -10,9 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -20,6 +21,7 @@ from expunge.client import Client
 from expunge.embedded.stack import Stack, StackError
 
 START_SECONDS = 120
+ROLES = ("dispatch", "interactive", "train")
 EXPUNGE = (sys.executable, "-c", "from expunge.cli import app; app()")
 
 
@@ -62,6 +64,8 @@ class Facts:
 
     first: str = ""
     signing_key: bytes = b""
+    live: tuple[str, ...] = ()
+    checks: dict[str, str] = field(default_factory=dict)
     refused: str = ""
     orphans: int = 0
     second: str = ""
@@ -84,6 +88,7 @@ def facts() -> Iterator[Facts]:
         secret = json.loads((state / "operator.json").read_text())["secret"]
         with Client(first.url, secret) as operator:
             operator.create_party("Ada", "data_owner")
+        found.live, found.checks = seen_by_an_operator(first.url, secret)
         found.refused = second_up(state)
         first.process.kill()
         first.process.wait()
@@ -106,6 +111,19 @@ def facts() -> Iterator[Facts]:
         yield found
 
 
+def seen_by_an_operator(url: str, secret: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Roles of live processes as /metrics tells them, once they are all there, and what /readyz checks."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        bearer = {"Authorization": f"Bearer {secret}"}
+        told = httpx.get(f"{url}/metrics", headers=bearer, trust_env=False).text
+        live = re.findall(r'expunge_workers\{role="(\w+)",state="live"\} [1-9]', told)
+        if len(live) == len(ROLES) or time.monotonic() > deadline:
+            checks = httpx.get(f"{url}/readyz", trust_env=False).json()["checks"]
+            return tuple(live), checks
+        time.sleep(0.5)
+
+
 def dispatcher_of(state: Path) -> psutil.Process | None:
     return next((p for p in processes_of(state) if "dispatch" in p.info["cmdline"]), None)
 
@@ -126,6 +144,12 @@ def processes_of(state: Path) -> list[psutil.Process]:
         if str(state) in told:
             found.append(process)
     return found
+
+
+def test_an_operator_sees_all_processes_and_what_they_need(facts: Facts) -> None:
+    assert facts.live == ROLES
+    # The disk of whoever runs the tests may be small.
+    assert set((facts.checks | {"work_dir": "ok"}).values()) == {"ok"}
 
 
 def test_the_first_start_says_where_it_listens_and_prints_the_key_once(facts: Facts) -> None:
