@@ -25,17 +25,25 @@ SECRETS_DIR = "EXPUNGE_SECRETS_DIR"
 class Settings(BaseSettings):
     """One value object, built once by a process's entry point and passed on."""
 
-    model_config = SettingsConfigDict(env_prefix="EXPUNGE_", frozen=True)
+    model_config = SettingsConfigDict(
+        # Values may be secrets: what is wrong with one is said without it.
+        env_prefix="EXPUNGE_",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
-    database_url: str = Field(description="SQLAlchemy URL of the PostgreSQL database.")
+    # Passwords are in the addresses: they are not shown where settings are.
+    database_url: str = Field(repr=False, description="SQLAlchemy URL of the PostgreSQL database.")
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Celery broker: carries wake-ups only."
+        default="redis://127.0.0.1:6379/0",
+        repr=False,
+        description="Celery broker: carries wake-ups, and counts calls.",
     )
     object_store: str = Field(
         description="Where objects live: file:///absolute/directory or s3://bucket."
     )
     s3_endpoint: str = Field(default="", description="S3 endpoint, e.g. http://127.0.0.1:9000.")
-    s3_access_key: str = ""
+    s3_access_key: str = Field(default="", repr=False)
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = Field(default="us-east-1", description="Region that calls are signed for.")
     s3_addressing: Literal["path", "virtual"] = Field(
