@@ -47,6 +47,23 @@ def test_every_refusal_is_described_as_a_problem(document: dict[str, Any]) -> No
             assert "401" in operation["responses"], name
 
 
+def test_what_makes_something_links_to_every_call_about_it(document: dict[str, Any]) -> None:
+    known = operations(document)
+    made = document["paths"]["/datasets"]["post"]["responses"]["201"]["links"]
+    about = {
+        operation["operationId"]
+        for path, item in document["paths"].items()
+        if re.findall(r"{(\w+)}", path) == ["dataset_id"]
+        for operation in item.values()
+    }
+    assert made.keys() == about > {"show_dataset", "seal_dataset", "list_samples"}
+    for operation in known.values():
+        for response in operation["responses"].values():
+            for name, link in response.get("links", {}).items():
+                named = {each["name"] for each in known[name]["parameters"] if each["in"] == "path"}
+                assert link["parameters"].keys() == named
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for name in set(re.findall(r"#/components/schemas/([^\"']+)", str(document))):

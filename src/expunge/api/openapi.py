@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from expunge.api import links
 from expunge.api.problems import Problem, documented
 
 TITLE = "Expunge"
@@ -122,6 +123,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 responses |= _as_text(documented(401, 403, 429, 503))
             if "requestBody" in operation:
                 responses |= _as_text(documented(408, 413))
+    links.add(document)
     return document
 
 
