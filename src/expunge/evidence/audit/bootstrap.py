@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student  # type: ignore[import-untyped]
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.alignment import by_sample
 from expunge.evidence.audit.outputs import Outputs, Side
@@ -101,7 +101,7 @@ def interval(mean: float, error: float, samples: int, confidence: float) -> list
 
     At 8 samples bootstrap percentiles would cover 88 % where this covers 95 %.
     """
-    reach = float(student.ppf((1 + confidence) / 2, samples - 1)) * error
+    reach = float(stdtrit(samples - 1, (1 + confidence) / 2)) * error
     return [mean - reach, mean + reach]
 
 

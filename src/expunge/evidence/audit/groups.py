@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student  # type: ignore[import-untyped]
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.alignment import off_diagonal
 from expunge.evidence.audit.bootstrap import (
@@ -123,5 +123,5 @@ def _difference(
     if variance == 0:
         return Difference(difference, [difference, difference])
     freedom = variance**2 / (error**4 / (mine.n - 1) + other**4 / (theirs.n - 1))
-    reach = float(student.ppf((1 + confidence) / 2, freedom)) * float(np.sqrt(variance))
+    reach = float(stdtrit(freedom, (1 + confidence) / 2)) * float(np.sqrt(variance))
     return Difference(difference, [difference - reach, difference + reach])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t  # type: ignore[import-untyped]
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.outputs import Level, Outputs
 from expunge.evidence.audit.strata import matched_draws, strata
@@ -146,7 +146,7 @@ def _interval(own: Array, control: Array) -> list[float]:
     freedom = sum(squares) ** 2 / sum(
         square**2 / (len(group) - 1) for square, group in zip(squares, (own, control), strict=True)
     )
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(sum(squares)))
+    reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(sum(squares)))
     return [difference - reach, difference + reach]
 
 
