@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from audit_situations.making import HONEST, OTHERS, WORDS, Data, Maker, load
+from audit_situations.making import FOR_OTHERS, HONEST, OTHERS, WORDS, Data, Maker, load
 from audit_situations.making import SPECS as FRAMEWORKS
 from expunge.evidence.audit.looks import Pool, symmetric
 from expunge.evidence.audit.outputs import Level, Outputs
@@ -88,7 +88,7 @@ def measure(before: Learner, after: Learner, data: Data, situation: str) -> Meas
     if situation in HONEST:
         return Measured(levels, pools, np.arange(own), np.arange(own, kept))
     spared = np.r_[np.arange(own), np.arange(own + OTHERS, kept)]
-    candidates = spared if situation == "other_forgotten" else np.arange(kept)
+    candidates = spared if situation in FOR_OTHERS else np.arange(kept)
     return Measured(levels, pools, candidates, None)
 
 

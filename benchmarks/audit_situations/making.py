@@ -18,7 +18,7 @@ from expunge.unlearning.training import pretrain, unlearn
 FORGOTTEN, RETAINED, CONTROL = 96, 288, 400
 """Images; so few that an encoder of this width learns them by heart."""
 OTHERS = 96
-"""Of the retained ones, whom the situation `other_forgotten` forgets instead."""
+"""Of the retained ones, whom the situations of `FOR_OTHERS` forget instead."""
 ARCHITECTURE = Architecture(width=32)
 SPECS: Mapping[str, EncoderSpec] = {
     "moco": EncoderSpec(architecture=ARCHITECTURE, objective=MoCo(queue_size=FORGOTTEN + RETAINED)),
@@ -39,6 +39,11 @@ CALIBRATION: Mapping[str, Mapping[str, float]] = {
     "calibrated_alpha_2_beta_4": {"alpha": 2.0, "beta": 4.0},
     "calibrated_alpha_4": {"alpha": 4.0, "beta": 0.0},
 }
+FOR_OTHERS: Mapping[str, str] = {
+    "other_forgotten": "calibrated",
+    "other_forgotten_beta_8": "calibrated_beta_8",
+}
+"""Situations in which another owner was forgotten, and by which setting."""
 HONEST = ("retrained", *CALIBRATION)
 """Situations in which the images were forgotten; in all others they were not."""
 WORDS = {
@@ -53,6 +58,7 @@ WORDS = {
     "last_layer": "noise added to the projector only",
     "fine_tuned_on_all": "trained on with everything, theirs included",
     "other_forgotten": "Alignment Calibration for another owner, α = 1, β = 0",
+    "other_forgotten_beta_8": "Alignment Calibration for another owner, α = 1, β = 8",
 }
 
 
@@ -122,11 +128,11 @@ class Maker:
             case "fine_tuned_on_all":
                 # What it is asked to forget is not shown to this method, nor was it ever.
                 return self._unlearned("fine_tune", data.everything, data.control, {})
-            case "other_forgotten":
+            case _ if situation in FOR_OTHERS:
                 other = data.retained.subset(torch.arange(OTHERS))
                 rest = data.retained.subset(torch.arange(OTHERS, RETAINED))
                 kept = ImageSet.concat([data.forgotten, rest])
-                return self._calibrated(kept, other, "calibrated")
+                return self._calibrated(kept, other, FOR_OTHERS[situation])
             case _:
                 return self._calibrated(data.retained, data.forgotten, situation)
 
