@@ -1,8 +1,8 @@
 """Reading states at a constant rate, with and without training on the same cores, beside a bare route.
 
-    python benchmarks/status_reads.py --name NAME [--rate 300] [--seconds 20]
+    python benchmarks/status_reads.py --name NAME [--rate 300] [--seconds 20] [--api-processes 2]
 
-Also what the idle stack costs: CPU seconds a minute and memory of each process.
+Also what a read costs the api, and what the idle stack costs: CPU seconds a minute and memory of each process.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import psutil
 import torch
 
 from expunge.client import Client
+from expunge.embedded.commands import MOST_API_PROCESSES
 from expunge.embedded.demonstration.command import SAMPLE_FOLDER
 from expunge.embedded.stack import Stack
-from http_load import Call, bare_server, send
+from http_load import MILLI, Call, bare_server, send
 from record import RESULTS, conditions
 
 PORT, BARE_PORT = 8393, 8394
@@ -43,7 +44,10 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="expunge-reads-") as folder:
         work = Path(folder)
-        with Stack(work / "state", PORT) as stack, bare_server(work, BARE_PORT):
+        with (
+            Stack(work / "state", PORT, api_processes=args.api_processes) as stack,
+            bare_server(work, BARE_PORT),
+        ):
             idle = _idle(stack)
             removal = _removal(stack)
             headers = {"authorization": f"Bearer {removal.secret}"}
@@ -55,11 +59,21 @@ def main() -> None:
             count = args.rate * args.seconds
 
             def measured(moment: str) -> dict[str, dict[str, Any]]:
+                found = {}
+                for what, (port, call) in reads.items():
+                    before = _api_cpu(stack)
+                    answers = send(port, [call] * count, connections=CONNECTIONS, rate=args.rate)
+                    spent = [
+                        after - begun for after, begun in zip(_api_cpu(stack), before, strict=True)
+                    ]
+                    found[f"{what}, {moment}"] = answers.summary() | {
+                        "api_cpu_ms": round(MILLI * sum(spent) / count, 2),
+                        "busiest_process_share": round(max(spent) / (sum(spent) or 1), 2),
+                    }
+                bare = found[f"bare route, {moment}"]["p99_ms"]
                 return {
-                    f"{what}, {moment}": send(
-                        port, [call] * count, connections=CONNECTIONS, rate=args.rate
-                    ).summary()
-                    for what, (port, call) in reads.items()
+                    what: each | {"of_bare": round(each["p99_ms"] / bare, 1)}
+                    for what, each in found.items()
                 }
 
             with Client(stack.url, removal.secret) as client:
@@ -73,7 +87,7 @@ def main() -> None:
             results |= measured("nothing trains")
     facts = conditions(torch.device("cpu"), load_before)
     result = {**facts, "rate": args.rate, "trained_throughout": trained, "latency": results}
-    result["idle"] = idle
+    result |= {"api_processes": args.api_processes, "idle": idle}
     (RESULTS / f"{args.name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{args.name}.md").write_text(_page(result))
 
@@ -100,6 +114,12 @@ def _cpu(pid: int) -> float:
         times.user + times.system
         for times in (each.cpu_times() for each in [process, *process.children(recursive=True)])
     )
+
+
+def _api_cpu(stack: Stack) -> list[float]:
+    """CPU seconds of each api process."""
+    names = [name for name in stack.processes if name.partition("-")[0] == "api"]
+    return [_cpu(stack.processes[name].pid) for name in names]
 
 
 @dataclass(frozen=True)
@@ -134,7 +154,8 @@ def _removal(stack: Stack) -> Removal:
 def _page(result: dict[str, Any]) -> str:
     rows = [
         f"| {what} | {found['calls']} | {found['refused']} | {found['p50_ms']:g} | {found['p95_ms']:g} "
-        f"| **{found['p99_ms']:g}** | {found['max_ms']:g} |"
+        f"| **{found['p99_ms']:g}** | {found['max_ms']:g} | {found['of_bare']:g} "
+        f"| {found['api_cpu_ms'] if 'bare' not in what else '-'} |"
         for what, found in result["latency"].items()
     ]
     idle = [
@@ -148,8 +169,9 @@ def _page(result: dict[str, Any]) -> str:
         f"{result['rate']} calls a second at a constant rate; a latency counts from when the call was due. "
         f"Alignment Calibration of SimCLR, ResNet-18 of width 16, trains on the same cores, where the "
         f"client runs too ({'throughout' if result['trained_throughout'] else 'not to the end'}). "
-        f"The aim is a p99 of {AIM_MS} ms.\n\n"
-        "| call | calls | refused | p50, ms | p95 | **p99** | max |\n|---|---|---|---|---|---|---|\n"
+        f"The api has {result['api_processes']} processes. The aim is a p99 of {AIM_MS} ms.\n\n"
+        "| call | calls | refused | p50, ms | p95 | **p99** | max | p99 / p99 of the bare route "
+        "| CPU of the api for a read, ms |\n|---|---|---|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n\n## The stack when nothing happens\n\n"
         "| process | CPU seconds a minute | MB |\n|---|---|---|\n"
@@ -163,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--rate", type=int, default=300)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--api-processes", type=int, default=MOST_API_PROCESSES)
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from expunge.embedded.restarts import RestartPolicy
 from expunge.embedded.stack import Stack, StackError
 from expunge.registry.settings import Settings
 
-NAMES = ["postgres", "redis", "api", "dispatch", "train-0", "train-1", "interactive"]
+NAMES = ["postgres", "redis", "api", "api-1", "dispatch", "train-0", "train-1", "interactive"]
 
 
 @dataclass
@@ -53,6 +53,7 @@ def facts() -> Iterator[Facts]:
             state,
             port=0,
             devices=("cpu", "auto"),
+            api_processes=2,
             extra={"EXPUNGE_LEASE_SECONDS": "7"},
             restarts=RestartPolicy(longest_pause_seconds=0.1),
         )

@@ -1,5 +1,6 @@
 """`expunge up`: the one-machine stack in the foreground."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,8 @@ from expunge.embedded.signals import stopped_by_signals
 from expunge.embedded.stack import DEFAULT_PORT, Stack, StackError
 
 DEFAULT_STATE = Path("state")
+MOST_API_PROCESSES = 2
+"""Unless asked for more: they answer some 500 reads a second on two cores."""
 WATCH_SECONDS = 0.5
 
 
@@ -36,6 +39,12 @@ def up(
             "workers. One worker on EXPUNGE_DEVICE if missing."
         ),
     ] = None,
+    api_processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes that answer calls; if missing, one for each core, two at most."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C.
 
@@ -47,7 +56,8 @@ def up(
         try:
             console.print(f"Starting over {state.resolve()} …")
             started = time.monotonic()
-            with Stack(state, port, devices=device or ()) as stack:
+            answering = api_processes or min(len(os.sched_getaffinity(0)), MOST_API_PROCESSES)
+            with Stack(state, port, devices=device or (), api_processes=answering) as stack:
                 _greet(console, stack, time.monotonic() - started)
                 _watch(console, stack)
         except (ProcessFailedError, StackError) as error:

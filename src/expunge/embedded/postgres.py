@@ -30,6 +30,8 @@ READY_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 60.0
 # Backends of a killed postmaster notice within milliseconds, unless a query keeps them busy.
 BACKENDS_GRACE_SECONDS = 1.0
+# Two api processes with all their threads busy, workers, and some to look in with psql.
+MAX_CONNECTIONS = 150
 # PostgreSQL refuses to run as root; this account exists everywhere and owns nothing else here.
 ACCOUNT_WHEN_ROOT = "nobody"
 
@@ -92,6 +94,7 @@ class Postgres:
             "listen_addresses": "",
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
+            "max_connections": str(MAX_CONNECTIONS),
         }
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -111,6 +111,7 @@ def start_child(
     *,
     env: Mapping[str, str] | None = None,
     user: int | None = None,
+    files: Sequence[int] = (),
     stop_signal: signal.Signals = signal.SIGTERM,
     grace_seconds: float = STOP_GRACE_SECONDS,
 ) -> Child:
@@ -118,6 +119,7 @@ def start_child(
 
     Args:
         user: numeric user and group to run as; only root can set it.
+        files: numbers of open files that the process has under the same numbers.
         grace_seconds: how long `stop` waits before it kills.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,7 @@ def start_child(
             env=None if env is None else dict(env),
             cwd=log.parent,
             start_new_session=True,
+            pass_fds=files,
             user=user,
             group=user,
             extra_groups=None if user is None else [],

@@ -27,17 +27,23 @@ class Service:
     grace_seconds: float
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of this process alone."""
+    files: tuple[int, ...] = ()
+    """Open files of the stack that it has too, by number."""
 
 
-def services(port: int, devices: Sequence[str]) -> list[Service]:
-    """The api at `port`, the dispatcher, a train worker per device, and the interactive worker.
+def services(listener: int, devices: Sequence[str], api_processes: int) -> list[Service]:
+    """The api's processes, the dispatcher, a train worker per device, and the interactive worker.
 
-    The interactive worker encodes on the first of the devices.
+    The api accepts what comes to `listener`, a file number. The interactive worker encodes on the
+    first of the devices.
     """
-    serve = ["expunge.api", "--host", HOST, "--port", str(port)]
+    serve = ["expunge.api", "--fd", str(listener)]
     serve += ["--timeout-graceful-shutdown", str(API_STREAM_GRACE_SECONDS)]
     return [
-        Service("api", "The api", tuple(serve), API_GRACE_SECONDS),
+        *(
+            Service(name, f"The {name}", tuple(serve), API_GRACE_SECONDS, files=(listener,))
+            for name in ("api", *(f"api-{number}" for number in range(1, api_processes)))
+        ),
         Service("dispatch", "The dispatcher", _worker("dispatch"), WORKER_GRACE_SECONDS),
         *(
             Service(

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from prometheus_client.multiprocess import mark_process_dead
 
 from expunge.embedded.leftovers import end_remembered, remember
 from expunge.embedded.postgres import Postgres
@@ -34,6 +35,10 @@ from expunge.evidence.signing import Signer
 DEFAULT_PORT = 8000
 OPERATOR_NAME = "operator"
 PROCESSES = "processes.json"
+BACKLOG = 1024
+"""Connections that wait while no api process takes them: during a restart, mostly."""
+# prometheus-client's own name for where processes of one service leave their counts.
+COUNTS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SERVERS = ("postgres", "redis")
 # As Settings.device of the services.
 DEVICE_NAME = "EXPUNGE_DEVICE"
@@ -64,6 +69,7 @@ class Stack:
         port: int = DEFAULT_PORT,
         *,
         devices: Sequence[str] = (),
+        api_processes: int = 1,
         extra: Mapping[str, str] | None = None,
         restarts: RestartPolicy = DEFAULT_POLICY,
     ) -> None:
@@ -73,6 +79,7 @@ class Stack:
             port: of the api; 0 takes a free one.
             devices: a train worker for each: `auto`, `cpu`, `cuda` or `cuda:1`; without any, one
                 on the device that EXPUNGE_DEVICE names.
+            api_processes: how many answer at the port; each takes a core at most.
             extra: further EXPUNGE_* variables of the services; they win over the stack's own.
             restarts: how patient `revive` is.
 
@@ -84,6 +91,7 @@ class Stack:
         self._port = port
         self._extra = dict(extra or {})
         self._devices = _checked(devices or [(os.environ | self._extra).get(DEVICE_NAME, "auto")])
+        self._api_processes = api_processes
         self._policy = restarts
         self._redis = Redis(self.state / "redis", log=self.logs / "redis.log")
         self._kept: dict[str, Kept] = {}
@@ -123,7 +131,8 @@ class Stack:
     def processes(self) -> dict[str, Child]:
         """The newest process of each name, running or not.
 
-        The names: postgres, redis, api, dispatch, train-0, train-1 and so on, interactive.
+        The names: postgres, redis, api, api-1 and so on, dispatch, train-0, train-1 and so on,
+        interactive.
         """
         return {name: kept.child for name, kept in self._kept.items()}
 
@@ -168,8 +177,8 @@ class Stack:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._exit.enter_context(_locked(self.state / "lock"))
         end_remembered(self.state / PROCESSES)
-        port = _free_port(self._port)
-        self.url = f"http://{HOST}:{port}"
+        listener = self._exit.enter_context(_listening(self._port))
+        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
         postgres = Postgres(self.state / "postgres", log=self.logs / "postgres.log")
         database_url, database = self._exit.enter_context(postgres.running())
         self._keep("postgres", database, postgres.restart)
@@ -182,11 +191,12 @@ class Stack:
             "EXPUNGE_OBJECT_STORE": (self.state / "objects").as_uri(),
             "EXPUNGE_WORK_DIR": str(self.state / "work"),
             "EXPUNGE_SIGNING_KEY_FILE": str(self._signing_key()),
+            **self._shared_counts(),
             **self._extra,
         }
         self._migrate(self._environment)
         self._exit.callback(self._stop_services)
-        for service in services(port, self._devices):
+        for service in services(listener.fileno(), self._devices, self._api_processes):
             start = partial(self._start_service, service)
             self._keep(service.name, start(), start)
         self.is_new = not self._operator_file.exists()
@@ -244,12 +254,27 @@ class Stack:
             Signer.create(path)
         return path
 
+    def _shared_counts(self) -> dict[str, str]:
+        """Where several api processes add up what they count; emptied, as that is of one life only."""
+        if self._api_processes == 1:
+            return {}
+        folder = self.state / "work" / "counts"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return {COUNTS_FOLDER: str(folder)}
+
     def _start_service(self, service: Service) -> Child:
+        if service.name in self._kept and (folder := self._environment.get(COUNTS_FOLDER)):
+            # What it was busy with is over, if it did not say so itself.
+            mark_process_dead(  # type: ignore[no-untyped-call]
+                self._kept[service.name].child.pid, folder
+            )
         return start_child(
             service.title,
             [sys.executable, "-m", *service.module],
             self.logs / f"{service.name}.log",
             env={**self._environment, **service.settings},
+            files=service.files,
             grace_seconds=service.grace_seconds,
         )
 
@@ -313,17 +338,23 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _free_port(port: int) -> int:
-    with socket.socket() as probe:
-        # As the API will: connections of an earlier run that are still closing do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@contextmanager
+def _listening(port: int) -> Iterator[socket.socket]:
+    """The api's socket. The stack holds it open: callers wait for an api that restarts, none is refused."""
+    with socket.socket() as listener:
+        # Connections of an earlier run that are still closing do not count.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection. asyncio sets it for sockets it takes for TCP ones, which it
+        # does not for one it is given by number: 40 ms on every answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            probe.bind((HOST, port))
+            listener.bind((HOST, port))
+            listener.listen(BACKLOG)
         except OSError as error:
             raise StackError(
                 f"port {port} of {HOST} cannot be used ({error.strerror}); choose another port"
             ) from error
-        return int(probe.getsockname()[1])
+        yield listener
 
 
 def _checked(devices: Sequence[str]) -> tuple[str, ...]:
