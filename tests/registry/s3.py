@@ -66,10 +66,11 @@ def working_server() -> Iterator[str]:
 
 @dataclass
 class Relay:
-    """A server between, which spoils answers; `asked` are method and path of the requests that came."""
+    """A server between, which spoils answers; of the requests that came, method and path (`asked`), and headers."""
 
     endpoint: str
     asked: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def count(self, method: str, containing: str = "") -> int:
         """How many such requests came."""
@@ -87,6 +88,7 @@ def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Rela
         def pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found.asked.append((self.command, self.path))
+            found.headers.append(dict(self.headers))
             how = spoil(self.command, self.path)
             if how == "refuse":
                 status, headers, data = 503, {"Content-Type": "application/xml"}, xml("SlowDown")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from pathlib import Path
 
 from minio.error import S3Error
@@ -11,7 +10,7 @@ from urllib3.response import BaseHTTPResponse
 
 from expunge.formats.digests import CHUNK_BYTES
 from expunge.registry.objects.multipart import PAUSE_SECONDS, pause, send_file
-from expunge.registry.objects.s3_client import S3Client, reaching
+from expunge.registry.objects.s3_client import S3Client, Unfinished, reaching
 from expunge.registry.objects.store import DirectPut, ObjectMissing, StoreUnavailable, key_of
 from expunge.registry.settings import Settings
 
@@ -23,6 +22,8 @@ RESUMED = 5
 NO_SUCH_OBJECT = ("NoSuchKey", "NoSuchObject")
 NOT_OFFERED = ("NotImplemented", "MethodNotAllowed", "AccessDenied")
 """Answers of servers that do not list unfinished uploads, or not to this key."""
+ENDED = "NoSuchUpload"
+"""Answer about an upload that was completed or aborted since it was listed."""
 
 
 @contextmanager
@@ -116,7 +117,8 @@ class S3Store:
             request_headers={"If-Match": etag} if etag else None,
         )
         try:
-            if start and response.status != HTTPStatus.PARTIAL_CONTENT:
+            sent = response.headers.get("Content-Range", "")
+            if start and not sent.startswith(f"bytes {start}-"):
                 raise StoreUnavailable(f"the server sends {key} whole, not from byte {start} on")
             yield response
         finally:
@@ -142,25 +144,39 @@ class S3Store:
     def clean(self, older_than_seconds: float) -> int:
         """As ObjectStore.clean: uploads whose newest part is older; none where the server lists none."""
         silent_since = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        removed = 0
         try:
             with reaching():
-                for upload in self._client.unfinished():
-                    written = self._client.last_written(upload)
-                    if written is not None and written <= silent_since:
-                        self._client.abort(upload.key, upload.upload_id)
-                        removed += 1
+                uploads = self._client.unfinished()
         except (StoreUnavailable, S3Error) as error:
-            cause = error.__cause__ if isinstance(error, StoreUnavailable) else error
-            if not (isinstance(cause, S3Error) and cause.code in NOT_OFFERED):
-                raise
-        return removed
+            if _code(error) in NOT_OFFERED:
+                return 0
+            raise
+        return sum(self._abort_if_silent(upload, silent_since) for upload in uploads)
+
+    def _abort_if_silent(self, upload: Unfinished, since: datetime) -> bool:
+        try:
+            with reaching():
+                written = self._client.last_written(upload)
+                silent = written is not None and written <= since
+                if silent:
+                    self._client.abort(upload.key, upload.upload_id)
+        except StoreUnavailable as error:
+            if _code(error) == ENDED:
+                return False
+            raise
+        return silent
 
     def check(self) -> None:
         """As ObjectStore.check."""
         with reaching():
             if not self._client.bucket_exists(bucket_name=self._bucket):
                 raise StoreUnavailable(f"bucket {self._bucket!r} does not exist")
+
+
+def _code(error: Exception) -> str | None:
+    """What the server called the error."""
+    cause = error.__cause__ if isinstance(error, StoreUnavailable) else error
+    return cause.code if isinstance(cause, S3Error) else None
 
 
 def _encryption_of(sse: str) -> dict[str, str]:
