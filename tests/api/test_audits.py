@@ -22,6 +22,8 @@ KEYS = ("ada-1", "=ada-2", "ada/3")
 FILES = (
     "report.html",
     "triptych.svg",
+    "scores.png",
+    "scores.svg",
     *(f"{which}.{suffix}" for which in ("before", "after", "gap") for suffix in ("csv", "npy")),
     "gap.png",
 )
@@ -106,9 +108,11 @@ def test_an_owner_reads_every_file_of_an_audit(finished: Finished, data_owner: U
         ]
         table = np.array([[float(value) for value in row[1:]] for row in rows], np.float32)
         np.testing.assert_array_equal(table, expected)
-    Image.open(io.BytesIO(answers["gap.png"].content)).verify()
-    assert answers["gap.png"].headers["content-type"] == "image/png"
-    assert answers["triptych.svg"].headers["content-type"].startswith("image/svg+xml")
+    for name in ("gap.png", "scores.png"):
+        Image.open(io.BytesIO(answers[name].content)).verify()
+        assert answers[name].headers["content-type"] == "image/png"
+    for name in ("triptych.svg", "scores.svg"):
+        assert answers[name].headers["content-type"].startswith("image/svg+xml")
     page = answers["report.html"]
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -146,7 +150,8 @@ def test_the_model_owner_finds_no_audit_of_an_owners_request(
 
 
 @pytest.mark.parametrize(
-    "name", ["gap.png?level=projector", "triptych.csv", "triptych.npy", "gap.jpg", "all.png"]
+    "name",
+    ["gap.png?level=projector", "triptych.csv", "triptych.npy", "scores.csv", "gap.jpg", "all.png"],
 )
 def test_a_file_that_an_audit_does_not_have_is_not_found(
     finished: Finished, data_owner: User, name: str

@@ -69,7 +69,7 @@ class AuditCalls(Calls):
         return matrix
 
     def download_picture(self, audit_id: str, which: r.Picture, level: r.Level, path: Path) -> Path:
-        """Write a matrix's picture to `path`, PNG or SVG as it ends, and return it."""
+        """Write a matrix's picture, or that of the scores, to `path`, PNG or SVG as it ends, and return it."""
         suffix = path.suffix if path.suffix == ".svg" else ".png"
         path.write_bytes(self._matrix_file(audit_id, f"{which}{suffix}", level))
         return path

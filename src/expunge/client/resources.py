@@ -9,7 +9,7 @@ Role = Literal["operator", "model_owner", "data_owner", "auditor"]
 Scope = Literal["read", "write", "audit", "keys"]
 Level = Literal["encoder", "projector", "image_text"]
 Which = Literal["before", "after", "gap"]
-Picture = Literal["before", "after", "gap", "triptych"]
+Picture = Literal["before", "after", "gap", "triptych", "scores"]
 
 # Not being sealed: a data set is open again if the check itself failed.
 SETTLED_DATASET_STATES = frozenset({"open", "sealed", "invalid"})

@@ -1,7 +1,8 @@
 """Audits: what became of the caller's own samples, as numbers, tables and heat maps."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from expunge.evidence.pictures.bundle import Bundle
 
 Suffix = Literal["png", "svg", "csv", "npy"]
+Drawing = Literal[schemas.Which, "triptych", "scores"]
+PICTURES = ("triptych", "scores")
+"""What is no matrix: neither a table nor an array."""
 MEDIA_TYPES: dict[Suffix, str] = {
     "png": "image/png",
     "svg": "image/svg+xml",
@@ -169,7 +173,7 @@ def download_report(
 def download_matrix(
     *,
     audit_id: AuditPath,
-    which: Literal[schemas.Which, "triptych"],
+    which: Drawing,
     suffix: Suffix,
     party: OwnerOrAuditor,
     service: CurrentService,
@@ -177,13 +181,14 @@ def download_matrix(
 ) -> Response:
     """Alignment matrix `before` or `after`, or their `gap`, of one kind of outputs.
 
-    As picture, table or array; `triptych` is the picture of all three.
+    As picture, table or array; `triptych` is the picture of all three, `scores` that of the
+    forgetting scores, image by image.
     """
     row, bundle_key = _finished(service, party, audit_id)
     report = row.report or {}
-    if level not in report["levels"] or (which == "triptych" and suffix in ("csv", "npy")):
+    if level not in report["levels"] or (which in PICTURES and suffix not in ("png", "svg")):
         raise NotFound(f"Audit {audit_id} has no {level} {which}.{suffix}.")
-    draw = partial(_drawn, which, suffix, level, report["verdict"]["sentence"])
+    draw = partial(_drawn, which, suffix, level, report)
     data = service.drawings.get((audit_id, level, which, suffix), bundle_key, draw)
     headers = {"Cache-Control": CACHE_CONTROL}
     return Response(data, media_type=MEDIA_TYPES[suffix], headers=headers)
@@ -203,19 +208,19 @@ def _finished(service: Service, party: Party, audit_id: str) -> tuple[Audit, str
 
 
 def _drawn(
-    which: Literal[schemas.Which, "triptych"],
-    suffix: Suffix,
-    level: str,
-    sentence: str,
-    bundle: "Bundle",
+    which: Drawing, suffix: Suffix, level: str, report: Mapping[str, Any], bundle: "Bundle"
 ) -> bytes:
     # Imported here: see Drawings.
     from expunge.evidence.pictures import heat_maps, tables  # noqa: PLC0415
+    from expunge.evidence.pictures.score_chart import score_chart  # noqa: PLC0415
 
     if suffix == "csv":
         return tables.matrix_csv(bundle.matrices[level][which], bundle.keys)
     if suffix == "npy":
         return tables.matrix_npy(bundle.matrices[level][which])
+    if which == "scores":
+        return score_chart(report, bundle, level, form=suffix)
+    sentence = report["verdict"]["sentence"]
     if which == "triptych":
         return heat_maps.triptych(bundle, level, sentence=sentence, form=suffix)
     return heat_maps.heat_map(bundle, which, level, sentence=sentence, form=suffix)
