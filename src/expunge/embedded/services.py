@@ -31,17 +31,19 @@ class Service:
     """Open files of the stack that it has too, by number."""
 
 
-def services(listener: int, devices: Sequence[str], api_processes: int) -> list[Service]:
+def services(
+    listener: int, devices: Sequence[str], api_processes: int, shared: Mapping[str, str]
+) -> list[Service]:
     """The api's processes, the dispatcher, a train worker per device, and the interactive worker.
 
-    The api accepts what comes to `listener`, a file number. The interactive worker encodes on the
-    first of the devices.
+    The api's processes accept what comes to `listener`, a file number, and have `shared` in their
+    environment. The interactive worker encodes on the first of the devices.
     """
     serve = ["expunge.api", "--fd", str(listener)]
     serve += ["--timeout-graceful-shutdown", str(API_STREAM_GRACE_SECONDS)]
     return [
         *(
-            Service(name, f"The {name}", tuple(serve), API_GRACE_SECONDS, files=(listener,))
+            Service(name, f"The {name}", tuple(serve), API_GRACE_SECONDS, shared, (listener,))
             for name in ("api", *(f"api-{number}" for number in range(1, api_processes)))
         ),
         Service("dispatch", "The dispatcher", _worker("dispatch"), WORKER_GRACE_SECONDS),

@@ -191,12 +191,13 @@ class Stack:
             "EXPUNGE_OBJECT_STORE": (self.state / "objects").as_uri(),
             "EXPUNGE_WORK_DIR": str(self.state / "work"),
             "EXPUNGE_SIGNING_KEY_FILE": str(self._signing_key()),
-            **self._shared_counts(),
             **self._extra,
         }
         self._migrate(self._environment)
         self._exit.callback(self._stop_services)
-        for service in services(listener.fileno(), self._devices, self._api_processes):
+        for service in services(
+            listener.fileno(), self._devices, self._api_processes, self._shared_counts()
+        ):
             start = partial(self._start_service, service)
             self._keep(service.name, start(), start)
         self.is_new = not self._operator_file.exists()
@@ -264,7 +265,7 @@ class Stack:
         return {COUNTS_FOLDER: str(folder)}
 
     def _start_service(self, service: Service) -> Child:
-        if service.name in self._kept and (folder := self._environment.get(COUNTS_FOLDER)):
+        if service.name in self._kept and (folder := service.settings.get(COUNTS_FOLDER)):
             # What it was busy with is over, if it did not say so itself.
             mark_process_dead(  # type: ignore[no-untyped-call]
                 self._kept[service.name].child.pid, folder
