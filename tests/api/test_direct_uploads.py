@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from tests.api.conftest import MAX_SHARD_BYTES, User, images, left_behind, problem_of, shard_of
 from tests.registry.s3 import BUCKET, working_server
 
+from expunge.client import Client, UnreachableError, transport
+from expunge.client import datasets as client_datasets
 from expunge.formats.digests import sha256_file
 from expunge.registry import direct_uploads, orphans
 from expunge.registry.database import Sessions
@@ -280,3 +282,40 @@ def test_deleting_the_data_set_removes_what_was_sent_too(
     assert answer.json()["state"] == "deleted"
     assert not any(upload["id"] in key for key in sent_objects(store))
     problem_of(complete(data_owner, dataset_id, upload), 404, "not-found")
+
+
+@pytest.fixture
+def client(data_owner: User, url: str) -> Iterator[Client]:
+    """The owner's own Python."""
+    key = data_owner.http.headers["Authorization"].removeprefix("Bearer ")
+    with Client(url, key) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("direct", "uploads"), [(True, 1), (False, 0), (None, 0)])
+def test_the_sdk_sends_shards_where_it_is_told(
+    client: Client, shard: Path, session_factory: Sessions, *, direct: bool | None, uploads: int
+) -> None:
+    dataset = client.create_dataset(f"sent {direct}")
+    stored = client.upload_shard(dataset.id, shard, "a.tar", direct=direct)
+    assert client.dataset(dataset.id).shards == [stored]
+    with session_factory() as session:
+        asked = select(func.count()).where(DirectUpload.dataset_id == dataset.id)
+        assert session.scalar(asked) == uploads, "small ones go through the service"
+
+
+def test_the_sdk_goes_through_the_service_where_the_store_is_out_of_reach(
+    client: Client, shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_datasets, "DIRECT_FROM_BYTES", 0)
+    monkeypatch.setattr(transport, "RETRIES", 0)
+
+    def out_of_reach(*_: object, **__: object) -> httpx.Response:
+        message = "no route"
+        raise httpx.ConnectError(message)
+
+    monkeypatch.setattr(httpx, "put", out_of_reach)
+    dataset = client.create_dataset("out of reach")
+    assert client.upload_shard(dataset.id, shard, "a.tar").samples == 3
+    with pytest.raises(UnreachableError, match="object store at localhost"):
+        client.upload_shard(dataset.id, shard, "b.tar", direct=True)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from tests.api.conftest import MAX_SHARD_BYTES, User, images, left_behind, problem_of, shard_of
 
-from expunge.formats.digests import content_digest
+from expunge.client import Client, ProblemError
+from expunge.client import datasets as client_datasets
+from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import make_sample
 from expunge.registry.settings import Settings
 
@@ -100,6 +102,22 @@ def test_the_same_name_again_replaces_the_shard(
     dataset = data_owner.get(f"/datasets/{dataset_id}").json()
     assert [each["samples"] for each in dataset["shards"]] == [5, 2]
     assert dataset["samples"] == 7
+
+
+def test_a_store_that_takes_nothing_from_owners_is_reached_through_the_service(
+    data_owner: User, url: str, dataset_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_datasets, "DIRECT_FROM_BYTES", 0)
+    path = shard_of(tmp_path, images("a", 3))
+    body = {"name": "a.tar", "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    answer = data_owner.post(f"/datasets/{dataset_id}/uploads", body)
+    problem = problem_of(answer, 409, "direct-upload-unavailable")
+    assert f"PUT the shard to /datasets/{dataset_id}/shards/a.tar" in problem["detail"]
+    key = data_owner.http.headers["Authorization"].removeprefix("Bearer ")
+    with Client(url, key) as client:
+        assert client.upload_shard(dataset_id, path).samples == 3
+        with pytest.raises(ProblemError, match="This store takes uploads through the service"):
+            client.upload_shard(dataset_id, path, direct=True)
 
 
 @pytest.mark.parametrize("case", REFUSED_AT_ONCE)

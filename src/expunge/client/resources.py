@@ -93,6 +93,19 @@ class Fault(Resource):
     shard: str | None = None
 
 
+class Upload(Resource):
+    """Where to send a shard: a PUT to `url` with all `headers`, then complete it; both until `expires_at`."""
+
+    id: str
+    name: str
+    bytes: int
+    sha256: str
+    method: Literal["PUT"]
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
 class Shard(Resource):
     """One uploaded tar file; `digest` is `sha256:<hex>`."""
 

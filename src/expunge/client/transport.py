@@ -107,6 +107,35 @@ class Transport:
             )
         return response
 
+    def send_elsewhere(self, url: str, file: Path, headers: Mapping[str, str]) -> None:
+        """PUT a file to an address that the service gave, without the key.
+
+        Raises:
+            ProblemError: whoever is there refused.
+            UnreachableError: no answer came.
+        """
+        place = httpx.URL(url).host
+
+        def attempt() -> httpx.Response:
+            timeout = httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT_SECONDS)
+            with file.open("rb") as opened:
+                return httpx.put(
+                    url,
+                    content=opened,
+                    headers=dict(headers),
+                    timeout=timeout,
+                    trust_env=not _is_loopback(place),
+                )
+
+        try:
+            response = self._retried(attempt, repeatable=True)
+        except UnreachableError as error:
+            cause = error.__cause__
+            raise UnreachableError(
+                f"No answer from the object store at {place} ({cause}); is it reachable from here?"
+            ) from cause
+        _raise_for(response)
+
     @contextmanager
     def download(self, path: str) -> Iterator[Iterator[bytes]]:
         """The body of a GET in pieces, for answers too large for memory."""

@@ -33,6 +33,14 @@ def upload(
         Path, typer.Argument(help="A folder of images (sub-folders are classes) or .tar shards.")
     ],
     seal: Annotated[bool, typer.Option("--seal", help="Seal the data set afterwards.")] = False,
+    direct: Annotated[
+        bool | None,
+        typer.Option(
+            "--direct/--through-service",
+            help="Send shards to the object store, or to the service. Default: large ones to the "
+            "store, where it can be reached.",
+        ),
+    ] = None,
 ) -> None:
     """Upload images; a folder of images is packed into WebDataset shards first.
 
@@ -40,7 +48,7 @@ def upload(
     """
     with tempfile.TemporaryDirectory(prefix="expunge-") as scratch:
         for path in shards_of(source, Path(scratch)):
-            shard = session.client.upload_shard(dataset, path)
+            shard = session.client.upload_shard(dataset, path, direct=direct)
             if not session.as_json:
                 session.out.print(
                     f"{shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes, "
