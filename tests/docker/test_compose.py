@@ -108,7 +108,7 @@ def test_secrets_of_the_service_are_files_named_as_settings() -> None:
 
 def test_each_secret_is_made_once_and_hidden_from_others(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
-    make = ["sh", str(ROOT / "docker" / "make-secrets.sh"), str(folder)]
+    make = [ROOT / "docker" / "make-secrets.sh", folder]
     subprocess.run(make, check=True)
     made = {file.name: file.read_text() for file in folder.iterdir()}
     assert made.keys() == {Path(each["file"]).name for each in compose()["secrets"].values()}
