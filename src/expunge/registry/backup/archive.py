@@ -93,22 +93,22 @@ class Manifest(_Part):
 
 
 class Archive:
-    """A folder with backups; made if it is not there, for nobody else to read."""
+    """A folder with backups, for nobody else to read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._objects = folder / "objects"
         self._backups = folder / "backups"
-        for each in (folder, self._objects, self._backups):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from writing to the folder.
+        """Keep others from writing to the folder, which is made if it is not there.
 
         Raises:
             BackupRefused: somebody does.
         """
+        for each in (self.folder, self._objects, self._backups):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
