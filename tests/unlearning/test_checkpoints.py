@@ -1,9 +1,13 @@
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tests.formats.damage import spoiled, tried
 
 from expunge.unlearning.catalog import BYOL, EncoderSpec, MoCo, PretrainParams, SimCLR
 from expunge.unlearning.checkpoints import FORMAT, CheckpointMismatch, load, read_spec, save
@@ -150,4 +154,18 @@ def test_a_truncated_file_is_refused(simclr_spec: EncoderSpec, path: Path) -> No
     save(build(simclr_spec, seed=0), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointMismatch, match="not a safetensors file"):
+        load(path)
+
+
+@tried(20)
+@given(data=st.data())
+def test_a_spoiled_file_is_loaded_or_refused(
+    simclr_spec: EncoderSpec, tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save(build(simclr_spec, seed=0), path)
+    whole = path.read_bytes()
+    # The structure is in front; what is spoiled behind it are weights.
+    path.write_bytes(data.draw(spoiled(whole[:4_000])) + whole[4_000:])
+    with suppress(CheckpointMismatch):
         load(path)

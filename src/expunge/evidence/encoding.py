@@ -5,7 +5,6 @@ Anybody can check a receipt and audit from the file. Never runs an encoder.
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Self
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.evidence.arrays import BadArrays, read_arrays
 from expunge.evidence.audit import Level, Outputs, Side
 from expunge.evidence.audit.alignment import caption_cosines, view_cosines
 from expunge.evidence.subset import subset_digest
@@ -101,13 +101,10 @@ def unpack(data: bytes) -> Encoded:
         BadEncoding: it is no such file.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        return _encoded(read_arrays(data))
+    except BadArrays as error:
         raise BadEncoding(f"this is no npz file of an encoding ({error})") from error
-    try:
-        return _encoded(arrays)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
         raise BadEncoding(f"the file's arrays are not those of an encoding ({error})") from error
 
 
@@ -118,6 +115,8 @@ def _encoded(arrays: Mapping[str, NDArray[Any]]) -> Encoded:
         is_output = name.endswith(tuple(f"_{side}" for side in SIDES))
         if is_output and (array.dtype != np.float32 or array.shape[-2] != len(keys)):
             raise ValueError(f"{name} is {array.dtype} {array.shape}")
+        if is_output and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
     levels: dict[Level, Outputs] = {"encoder": _outputs(before, after)}
     if "projector_before" in arrays:
         levels["projector"] = _outputs(arrays["projector_before"], arrays["projector_after"])
