@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase
 from schemathesis import Case, GenerationMode
 from schemathesis.core.transport import Response
 from schemathesis.schemas import APIOperation, BaseSchema
-from tests.fuzzing.islands import OPERATOR
+from tests.fuzzing.islands import ANONYMOUS, OPERATOR
+from tests.fuzzing.judging import label_of
 from tests.fuzzing.sending import Sender
 
 STEPS = 8
@@ -58,7 +59,13 @@ def run(sender: Sender, plan: Plan) -> None:
         _draws(operation, sender, plan)
     _tokens(operations, document, sender, plan)
     for number, name in enumerate(sender.world.residents):
-        _chains(schema, sender, name, plan.seed + number, plan.chains)
+        able = [
+            label_of(each) for each in operations if name in sender.judge.callers(label_of(each))
+        ]
+        if plan.chains and able and name != ANONYMOUS:
+            _chains(
+                schema.include(operation_id=able), sender, name, plan.seed + number, plan.chains
+            )
 
 
 def _lists(document: dict[str, Any]) -> list[str]:
@@ -125,7 +132,7 @@ def _tokens(
         }
         body = text.encode()
         case = operation.Case(path_parameters=ids, body=body, media_type=JSON)
-        sender.send(case, rng.choice(sender.judge.callers(operation) or [OPERATOR]))
+        sender.send(case, rng.choice(sender.judge.callers(label_of(operation)) or [OPERATOR]))
 
 
 def _examples(operation: APIOperation, document: dict[str, Any]) -> list[Any]:
@@ -176,8 +183,6 @@ def _drawn(operation: APIOperation, mode: GenerationMode, seed: int, count: int)
 
 
 def _chains(schema: BaseSchema, sender: Sender, name: str, seed: int, count: int) -> None:
-    if not count:
-        return
     machine = _machine(schema, lambda case: sender.send(case, name))
     hypothesis.seed(seed)(machine)
     machine.run(settings=_settings(count, stateful_step_count=STEPS))

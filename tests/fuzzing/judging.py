@@ -60,7 +60,7 @@ class Judge:
 
     def look(self, name: str, case: Case, answer: httpx.Response, *, whole: bool) -> None:
         """Judge an answer that a caller got; without `whole`, it is the beginning of a stream."""
-        operation = label_of(case)
+        operation = label_of(case.operation)
         self.answers[operation, name, answer.status_code] += 1
         checks = CHECKS if whole else [check for check in CHECKS if "schema" not in check.__name__]
         try:
@@ -72,20 +72,19 @@ class Judge:
         for kind, what in self._leaks(operation, name, answer):
             self.found(kind, case, name, f"{what}\n{told(answer)}")
 
-    def callers(self, operation: APIOperation) -> list[str]:
-        """Who was not turned away from it so far for what they are."""
-        label = operation.definition.raw.get("operationId")
+    def callers(self, operation: str) -> list[str]:
+        """Who was not always turned away from it for what they are."""
         return sorted(
             {
                 name
                 for asked, name, status in self.answers
-                if asked == label and status not in TURNED_AWAY
+                if asked == operation and status not in TURNED_AWAY
             }
         )
 
     def found(self, kind: str, case: Case, name: str, what: str) -> None:
         """Keep a finding, the first of its kind at its route with all that is needed to repeat it."""
-        place = (kind, label_of(case))
+        place = (kind, label_of(case.operation))
         if place in self.findings:
             self.findings[place].count += 1
             return
@@ -123,9 +122,9 @@ class Judge:
         return kind in SHARED if are_both_owners else True
 
 
-def label_of(case: Case) -> str:
+def label_of(operation: APIOperation) -> str:
     """The operation's name in the description."""
-    return str(case.operation.definition.raw.get("operationId"))
+    return str(operation.definition.raw.get("operationId"))
 
 
 def told(answer: httpx.Response) -> str:

@@ -91,7 +91,7 @@ class Sender:
         except httpx.TransportError as error:
             self.judge.found("the connection broke", case, name, repr(error))
             return None
-        self.slowest = max(self.slowest, (time.perf_counter() - started, label_of(case)))
+        self.slowest = max(self.slowest, (time.perf_counter() - started, label_of(case.operation)))
         self.judge.look(name, case, answer, whole=whole)
         if answer.status_code == HTTPStatus.UNAUTHORIZED and "Authorization" in case.headers:
             self.world.renew(name)
@@ -133,7 +133,7 @@ class Sender:
         )  # fmt: skip
 
     def _prepare(self, case: Case, name: str, rng: random.Random) -> None:
-        if label_of(case) not in DESTRUCTIVE or rng.random() >= SPARED:
+        if label_of(case.operation) not in DESTRUCTIVE or rng.random() >= SPARED:
             case.path_parameters = self._swapped(case.path_parameters, name, rng)
         case.query = self._swapped(case.query, name, rng)
         case.body = self._swapped(case.body, name, rng)
