@@ -5,7 +5,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, cast, func, or_, select, text, update
+from sqlalchemy import Select, and_, case, cast, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
@@ -162,12 +162,7 @@ def claim_next(
     Order: the kind's rank, where waiting counts too; then owners with the fewest running jobs,
     and of those the one that was served longest ago; then the owner's own priority, then age.
     """
-    turns = (
-        select(Job.id)
-        .where(_claimable(), Job.kind.in_(kinds), _fits(labels))
-        .order_by(*_turn(kinds))
-        .limit(CANDIDATES)
-    )
+    turns = _turns(kinds, labels).limit(CANDIDATES)
     while True:
         with sessions() as session:
             waiting = session.scalars(turns).all()
@@ -180,25 +175,43 @@ def claim_next(
                 return lease
 
 
-def _turn(kinds: Collection[JobKind]) -> list[Any]:
-    other = aliased(Job)
+def _turns(kinds: Collection[JobKind], labels: Collection[str]) -> Select[str]:
+    """Ids of the jobs of these kinds that can be claimed, in turn; each owner is looked at once."""
+    jobs = (
+        select(Job.id, Job.owner_id, Job.kind, Job.priority, Job.due_at)
+        .where(_claimable(), Job.kind.in_(kinds), _fits(labels))
+        .cte("claimable")
+    )
+    owners = select(jobs.c.owner_id).distinct().cte("owners")
     running = (
         select(func.count())
-        .where(
-            other.owner_id == Job.owner_id,
-            other.state.in_(LIVE_STATES),
-            other.kind.in_(kinds),
-        )
+        .where(Job.owner_id == owners.c.owner_id, Job.state.in_(LIVE_STATES), Job.kind.in_(kinds))
         .scalar_subquery()
     )
     served = (
-        select(func.max(other.claimed_at))
-        .where(other.owner_id == Job.owner_id, other.kind.in_(kinds))
+        select(func.max(Job.claimed_at))
+        .where(Job.owner_id == owners.c.owner_id, Job.kind.in_(kinds))
         .scalar_subquery()
     )
-    waited = func.extract("epoch", func.now() - Job.due_at) / SECONDS_PER_RANK
-    rank = case(RANKS, value=Job.kind) + func.floor(waited)
-    return [rank.desc(), running, served.nulls_first(), Job.priority.desc(), Job.due_at, Job.id]
+    fair = (
+        select(owners.c.owner_id, running.label("running"), served.label("served"))
+        .cte("fair")
+        .prefix_with("MATERIALIZED")
+    )
+    waited = func.extract("epoch", func.now() - jobs.c.due_at) / SECONDS_PER_RANK
+    rank = case(RANKS, value=jobs.c.kind) + func.floor(waited)
+    return (
+        select(jobs.c.id)
+        .join(fair, fair.c.owner_id == jobs.c.owner_id)
+        .order_by(
+            rank.desc(),
+            fair.c.running,
+            fair.c.served.nulls_first(),
+            jobs.c.priority.desc(),
+            jobs.c.due_at,
+            jobs.c.id,
+        )
+    )
 
 
 def _claimable() -> ColumnElement[bool]:
