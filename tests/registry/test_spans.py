@@ -2,71 +2,23 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from tests.registry.collector import Collector, collecting
 
 from expunge.registry import spans
 from expunge.registry.ids import Prefix, new_id
-from expunge.registry.settings import Settings
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
-@dataclass
-class Collector:
-    """Takes what is exported."""
-
-    received: list[ExportTraceServiceRequest] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    endpoint: str = ""
-
-    def start(self) -> None:
-        settings = Settings(database_url="x", object_store="x", otlp_endpoint=self.endpoint)
-        spans.start(settings, "expunge-test")
-
-    def spans(self) -> dict[str, Span]:
-        """What was exported until now and when this process stops to, by name."""
-        spans.stop()
-        return {
-            span.name: span
-            for request in self.received
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        }
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            collector.paths.append(self.path)
-            collector.received.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        collector.endpoint = f"http://127.0.0.1:{server.server_port}"
+    with collecting() as collector:
         yield collector
-        spans.stop()
-        server.shutdown()
-        thread.join()
 
 
 def attributes(span: Span) -> dict[str, str | int]:
@@ -146,7 +98,7 @@ def test_without_a_collector_a_caller_s_trace_is_known_and_nothing_told(
 
 def test_without_a_collector_nothing_of_it_is_imported() -> None:
     code = (
-        "import sys, expunge.api.app, expunge.worker.__main__ as worker\n"
+        "import sys\n"
         "from expunge.registry import spans\n"
         "from expunge.registry.settings import Settings\n"
         "spans.start(Settings(database_url='x', object_store='x'), 'test')\n"
