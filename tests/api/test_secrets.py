@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -55,6 +56,7 @@ def running(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "REDIS_URL": f"redis://:{REDIS_PASSWORD}@127.0.0.1:1/0",
         "OBJECT_STORE": "s3://bucket",
         "S3_ENDPOINT": "http://127.0.0.1:1",
+        "S3_PUBLIC_ENDPOINT": "http://127.0.0.1:1",
         "S3_ACCESS_KEY": ACCESS_KEY,
         "S3_SECRET_KEY": SECRET_KEY,
         "WORK_DIR": str(folder / "work"),
@@ -110,6 +112,10 @@ def test_no_secret_is_in_the_log_or_an_answer(running: Running, key: str) -> Non
             http.put(shard, content=b"", headers=upload),
             http.get("/readyz"),
         ]
+        announced = {"name": "b.tar", "bytes": 1024, "sha256": "0" * 64}
+        uploads = f"/datasets/{dataset}/uploads"
+        signed = http.post(uploads, json=announced, headers=mine).json()
+        answers.append(http.post(f"{uploads}/{signed['id']}/complete", headers=mine))
         # What nobody foresees: the folder of uploads is gone.
         (running.folder / "work").rename(running.folder / "gone")
         answers.append(http.put(shard, content=b"", headers=upload))
@@ -119,7 +125,8 @@ def test_no_secret_is_in_the_log_or_an_answer(running: Running, key: str) -> Non
     told = running.log.read_text()
     assert "calls are counted per process" in told
     assert "Traceback" in told
-    for secret in (*SECRETS, key):
+    (signature,) = parse_qs(urlsplit(signed["url"]).query)["X-Amz-Signature"]
+    for secret in (*SECRETS, key, signature):
         assert secret not in told, secret
     for answer in answers:
         for secret in (DATABASE_PASSWORD, REDIS_PASSWORD, SECRET_KEY, ACCESS_KEY, key):

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from tests.api.conftest import Cast, User, left_behind
+from tests.api.conftest import User, left_behind
 
+from expunge.api import connections
 from expunge.api.connections import BoundedProtocol
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Role
 
 STALL_SECONDS = 1.2
-HEAD_SECONDS = 0.7
+HEAD_SECONDS = 1.0
 PATIENCE_SECONDS = 60
 """For what ends within a second or two on an idle machine."""
 LARGE, ANSWERS = "/docs/assets/swagger-ui-bundle.js", 16
@@ -22,14 +22,11 @@ LARGE, ANSWERS = "/docs/assets/swagger-ui-bundle.js", 16
 DIGEST = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def impatient() -> Iterator[None]:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of connections that a test can wait for."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(BoundedProtocol, "head_seconds", HEAD_SECONDS)
-    patch.setattr(BoundedProtocol, "read_stall_seconds", HEAD_SECONDS)
-    yield
-    patch.undo()
+    monkeypatch.setattr(BoundedProtocol, "head_seconds", HEAD_SECONDS)
+    monkeypatch.setattr(BoundedProtocol, "read_stall_seconds", HEAD_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +39,6 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         body_stall_seconds=STALL_SECONDS,
         body_bytes_per_second=10_000,
     )
-
-
-@pytest.fixture
-def owner(cast: Cast) -> User:
-    """With a connection of its own: one that is kept does not live long here."""
-    return cast.party(Role.DATA_OWNER)
 
 
 @contextmanager
@@ -95,18 +86,20 @@ def is_ended(connection: socket.socket, trickle: bytes) -> bool:
 class TestBodies:
     """The rest of a body does not come, or byte by byte."""
 
-    def test_a_body_that_stops_is_cut_off(self, url: str, owner: User) -> None:
+    def test_a_body_that_stops_is_cut_off(self, url: str, data_owner: User) -> None:
         with connected(url) as connection:
-            connection.sendall(head("POST", "/datasets", owner, Content_Length=100) + b'{"name":')
+            connection.sendall(
+                head("POST", "/datasets", data_owner, Content_Length=100) + b'{"name":'
+            )
             found = answer(connection)
         assert found.startswith(b"HTTP/1.1 408 ")
         assert b"urn:expunge:problem:too-slow" in found
 
     def test_an_upload_that_trickles_is_cut_off_and_leaves_nothing(
-        self, url: str, owner: User, settings: Settings
+        self, url: str, data_owner: User, settings: Settings
     ) -> None:
-        path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
-        begin = head("PUT", path, owner, Content_Length=10**6, Content_Digest=DIGEST)
+        path = f"/datasets/{data_owner.open_dataset()}/shards/a.tar"
+        begin = head("PUT", path, data_owner, Content_Length=10**6, Content_Digest=DIGEST)
         with connected(url) as connection:
             connection.sendall(begin)
             deadline = time.monotonic() + PATIENCE_SECONDS
@@ -124,9 +117,9 @@ class TestBodies:
             time.sleep(0.1)
         assert left_behind(settings) == []
 
-    def test_a_steady_upload_may_take_as_long_as_it_needs(self, url: str, owner: User) -> None:
-        path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
-        begin = head("PUT", path, owner, Content_Length=60_000, Content_Digest=DIGEST)
+    def test_a_steady_upload_may_take_as_long_as_it_needs(self, url: str, data_owner: User) -> None:
+        path = f"/datasets/{data_owner.open_dataset()}/shards/a.tar"
+        begin = head("PUT", path, data_owner, Content_Length=60_000, Content_Digest=DIGEST)
         with connected(url) as connection:
             connection.sendall(begin)
             for _ in range(12):
@@ -138,22 +131,25 @@ class TestBodies:
 class TestConnections:
     """Nothing complete was ever asked, or the answer is not read."""
 
+    @pytest.mark.usefixtures("impatient")
     def test_a_head_that_does_not_come_is_waited_for_in_vain(self, url: str) -> None:
         with connected(url) as connection:
             assert answer(connection) == b""
 
+    @pytest.mark.usefixtures("impatient")
     def test_nor_do_trickled_headers_help(self, url: str) -> None:
         with connected(url) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\n")
             assert is_ended(connection, b"X-A: b\r\n")
 
-    def test_nor_a_body_that_goes_on_after_its_refusal(self, url: str, owner: User) -> None:
+    @pytest.mark.usefixtures("impatient")
+    def test_nor_a_body_that_goes_on_after_its_refusal(self, url: str, data_owner: User) -> None:
         with connected(url) as connection:
             connection.sendall(
                 head(
                     "PUT",
                     f"/datasets/dst_{'0' * 32}/shards/a.tar",
-                    owner,
+                    data_owner,
                     Content_Length=10**6,
                     Content_Digest=DIGEST,
                 )
@@ -161,6 +157,7 @@ class TestConnections:
             assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
             assert is_ended(connection, b"x")
 
+    @pytest.mark.usefixtures("impatient")
     def test_an_answer_that_nobody_reads_is_given_up(self, url: str) -> None:
         size = len(httpx.get(f"{url}{LARGE}", trust_env=False).content)
         with socket.socket() as connection:
@@ -171,10 +168,24 @@ class TestConnections:
             time.sleep(3 * HEAD_SECONDS)
             assert len(answer(connection)) < ANSWERS * size
 
-    def test_a_connection_is_kept_and_a_watcher_may_be_silent(self, url: str, owner: User) -> None:
+    def test_where_there_are_too_many_a_further_one_is_refused(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connections, "max_connections", lambda: 0)
+        with connected(url) as refused:
+            refused.sendall(head("GET", "/healthz"))
+            assert answer(refused) == b""
+        monkeypatch.undo()
+        with connected(url) as taken:
+            taken.sendall(head("GET", "/healthz"))
+            assert taken.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_connection_is_kept_and_a_watcher_may_be_silent(
+        self, url: str, data_owner: User
+    ) -> None:
         with connected(url) as connection:
             for _ in range(2):
-                connection.sendall(head("GET", "/me", owner))
+                connection.sendall(head("GET", "/me", data_owner))
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
@@ -193,15 +204,15 @@ class TestHeads:
             assert answer(connection)[:13] in (b"HTTP/1.1 400 ", b"")
 
 
-def test_while_many_are_slow_others_are_served(url: str, owner: User) -> None:
+def test_while_many_are_slow_others_are_served(url: str, data_owner: User) -> None:
     """More of them than there are threads."""
-    path = f"/datasets/{owner.open_dataset()}/shards/a.tar"
-    begin = head("PUT", path, owner, Content_Length=10**6, Content_Digest=DIGEST)
+    path = f"/datasets/{data_owner.open_dataset()}/shards/a.tar"
+    begin = head("PUT", path, data_owner, Content_Length=10**6, Content_Digest=DIGEST)
     slow = [socket.create_connection(address(url)) for _ in range(80)]
     try:
         for each in slow:
             each.sendall(begin)
-        assert owner.get("/me").status_code == 200
+        assert data_owner.get("/me").status_code == 200
     finally:
         for each in slow:
             each.close()
