@@ -161,6 +161,49 @@ def test_a_key_from_before_a_rotation_is_followed(
         case.owner.audit_at_home(case.request, **asked)
 
 
+def recorded(case: Case, **asked: Any) -> dict[str, Any]:
+    """An audit as the service tells of it."""
+    made = case.owner.audit(case.request, views=3, seed=4, matrix_size=5, **asked)
+    return made.model_dump(mode="json", exclude_unset=True)
+
+
+@pytest.mark.parametrize("asked", [{}, {"sample_keys": ["mine-002", "mine-005"]}])
+def test_a_recorded_audit_is_repeated_digest_by_digest_and_number_by_number(
+    case: Case, asked: dict[str, Any]
+) -> None:
+    again = case.owner.replay_audit(recorded(case, **asked), keys=[case.key])
+    assert again.differing == []
+    assert again.largest_difference < 1e-9
+    assert again.compared > 30
+    assert again.signed_by == case.key.id
+
+
+def test_whatever_of_a_record_is_not_repeated_is_named(case: Case) -> None:
+    record = recorded(case)
+    changes: list[tuple[str, Any]] = [
+        ("protocol/before", "sha256:0"),
+        ("protocol/subset/digest", "sha256:1"),
+        ("levels/encoder/forgetting_score/mean", 0.5),
+        ("levels/projector/forgetting_score/per_sample/mine-003", -0.5),
+        ("levels/projector/negative_alignment/change/interval/0", -3.0),
+    ]
+    for place, value in changes:
+        *path, last = place.split("/")
+        part = record["report"]
+        for name in path:
+            part = part[name]
+        part[int(last) if isinstance(part, list) else last] = value
+    del record["report"]["levels"]["encoder"]["forgetting_score"]["per_sample"]["mine-001"]
+    found = {each.place: each.recorded for each in case.owner.replay_audit(record).differing}
+    assert found == dict(changes) | {"levels/encoder/forgetting_score/per_sample/mine-001": None}
+
+
+def test_only_a_finished_audit_can_be_repeated(case: Case) -> None:
+    for record in ({}, recorded(case) | {"report": None}):
+        with pytest.raises(DoubtError, match=r"no audit as the service|no report of how"):
+            case.owner.replay_audit(record)
+
+
 def test_anybody_else_audits_nothing(case: Case) -> None:
     with pytest.raises(ProblemError) as error:
         case.other.audit_at_home(case.request, views=2)
@@ -180,6 +223,23 @@ def command_line(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
         return result.output
 
     return run
+
+
+def test_the_command_line_repeats_an_audit_and_fails_where_it_differs(
+    case: Case, tmp_path: Path, command_line: Callable[..., str]
+) -> None:
+    kept = tmp_path / "audit.json"
+    kept.write_text(command_line("audit", case.request, "--views", "3", "--json"))
+    assert "as recorded" in command_line("audit", "--replay", str(kept))
+    told = json.loads(kept.read_text())
+    assert json.loads(command_line("audit", "--replay", told["id"], "--json"))["same"] is True
+    told["report"]["levels"]["encoder"]["forgetting_score"]["mean"] += 0.25
+    kept.write_text(json.dumps(told))
+    failed = CliRunner().invoke(build_app(), ["audit", "--replay", str(kept)])
+    assert failed.exit_code == 1
+    assert "levels/encoder/forgetting_score/mean" in failed.output
+    for wrong in (["audit"], ["audit", case.request, "--replay", str(kept)]):
+        assert CliRunner().invoke(build_app(), wrong).exit_code == 1
 
 
 def test_delegations_are_given_listed_and_withdrawn(

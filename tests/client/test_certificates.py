@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from tests.evidence.papers import WEIGHTS, Paper, new_signer, paper, rows, shown
+from tests.evidence.papers import REPORT, WEIGHTS, Paper, new_signer, paper, rows, shown
 from typer.testing import CliRunner
 
 from expunge.client.cli import build_app
@@ -26,6 +26,7 @@ def files(issued: Paper, tmp_path: Path) -> dict[str, Path]:
         "key": issued.chain[0].public_key.pem.encode(),
         "checkpoint": WEIGHTS["result"],
         "rows": json.dumps(shown(rows())).encode(),
+        "report": json.dumps({"id": "aud_1", "report": REPORT}).encode(),
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -35,7 +36,7 @@ def files(issued: Paper, tmp_path: Path) -> dict[str, Path]:
 def verify(files: dict[str, Path], *more: str) -> Result:
     given = [
         part
-        for name in ("key", "checkpoint", "rows")
+        for name in ("key", "checkpoint", "rows", "report")
         if name in files
         for part in (f"--{name}", str(files[name]))
     ]
@@ -53,7 +54,7 @@ def test_all_that_was_kept_is_checked_and_each_link_is_told(files: dict[str, Pat
     result = verify(files)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.startswith("OK") for line in lines)
     assert set(states(verify(files, "--json")).values()) == {"OK"}
 

@@ -31,6 +31,8 @@ from expunge.evidence.chain import GENESIS, ROW_MEMBERS, Row
 from expunge.evidence.merkle import Frontier, Node, inclusion_cover, proof
 from expunge.evidence.signing import Signer
 
+REPORT = {"seed": 2**60, "n_own": 8}
+"""Of the audit that the certificate relies on."""
 WEIGHTS = {name: f"weights of {name}".encode() for name in ("base", "result")}
 
 
@@ -142,7 +144,7 @@ def paper(chain: list[Signer] | None = None, head_signer: Signer | None = None) 
                 p=0.001,
                 alpha=0.01,
                 forgetting_score={"encoder": Score(mean=0.02, interval=[0.01, 0.03])},
-                report_sha256=report_digest({"seed": 2**60, "n_own": 8}),
+                report_sha256=report_digest(REPORT),
             ),
             run=Run(job_id="job_1", manifest_sha256="00"),
             log=position(rows(), 2, head_signer or signers[-1]),

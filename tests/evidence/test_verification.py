@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given as over
 from hypothesis import strategies as st
 from tests.evidence.papers import (
+    REPORT,
     WEIGHTS,
     Paper,
     new_signer,
@@ -230,3 +231,22 @@ def test_nested_beyond_reason_is_answered(issued: Paper) -> None:
         deep = [deep]
     given = Given(rows=[shown(rows())[2] | {"detail": deep}])
     assert "log rows" in broken(verified(issued.file(), given))
+
+
+@pytest.mark.parametrize(
+    ("audit", "message"),
+    [
+        ({"id": "aud_1", "report": REPORT}, None),
+        ({"id": "aud_1", "report": REPORT | {"n_own": 9}}, "is not the one that the certificate"),
+        ({"id": "aud_2", "report": REPORT}, "relies on 'aud_1'"),
+        ({"id": "aud_1"}, "no audit with a report"),
+        ([], "no audit with a report"),
+        ({"id": "aud_1", "report": {"p": float("nan")}}, "has no digest"),
+    ],
+)
+def test_an_audit_is_told_from_the_one_that_the_certificate_relies_on(
+    issued: Paper, audit: object, message: str | None
+) -> None:
+    links = verified(issued.file(), Given(issued.chain[0].public_key, audit=audit))
+    assert states(links)["audit"] == ("OK" if message is None else "BROKEN")
+    assert message is None or message in broken(links)["audit"]

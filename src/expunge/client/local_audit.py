@@ -81,6 +81,35 @@ def audit_at_home(
         "views": views,
         "seed": seed,
     }
+    home = outputs_at_home(client, request_id, asked, keys)
+    encoded = home.encoded
+    report = audit(encoded.levels, encoded.keys, seed=seed, matrix_size=matrix_size)
+    asked_of_service = client.audit(request_id, matrix_size=matrix_size, **asked)
+    quantiles = _quantiles(asked_of_service)
+    places = None if quantiles is None else place(report, quantiles)
+    bounds = None if places is None else bounds_of_all(places)
+    return LocalAudit(home.encoding, encoded, report, places, bounds, home.signed_by)
+
+
+@dataclass(frozen=True)
+class HomeOutputs:
+    """Outputs that fit their receipt, the receipt's statement, and whose key signed it, if one was asked for."""
+
+    encoding: Encoding
+    encoded: Encoded
+    statement: Mapping[str, Any]
+    signed_by: str | None
+
+
+def outputs_at_home(
+    client: "Client", request_id: str, asked: Mapping[str, Any], keys: Sequence[PublicKey]
+) -> HomeOutputs:
+    """Both encoders' outputs on what is asked about, checked; `asked` as `Client.encode` takes it.
+
+    Raises:
+        DoubtError: the encoding failed, or what came does not fit its receipt, the question, the
+            request's weights or the keys.
+    """
     encoding = client.encode(request_id, **asked)
     receipt = encoding.receipt
     if encoding.state != "succeeded" or receipt is None:
@@ -92,12 +121,7 @@ def audit_at_home(
     except BadEncoding as error:
         raise DoubtError(str(error)) from error
     _check_asked(receipt.statement, encoded, request_id, asked)
-    report = audit(encoded.levels, encoded.keys, seed=seed, matrix_size=matrix_size)
-    asked_of_service = client.audit(request_id, matrix_size=matrix_size, **asked)
-    quantiles = _quantiles(asked_of_service)
-    places = None if quantiles is None else place(report, quantiles)
-    bounds = None if places is None else bounds_of_all(places)
-    return LocalAudit(encoding, encoded, report, places, bounds, key_id)
+    return HomeOutputs(encoding, encoded, receipt.statement, key_id)
 
 
 def _check_weights(receipt: Receipt, request: RemovalRequest) -> None:

@@ -5,7 +5,7 @@ Holds no state but the connection; never retries a call that could act twice.
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from expunge.client import resources as r
 from expunge.client.alerts import AlertCalls
@@ -26,6 +26,7 @@ from expunge.client.transport import Transport
 
 if TYPE_CHECKING:
     from expunge.client.local_audit import LocalAudit
+    from expunge.client.replaying import Replay
     from expunge.evidence.signing import PublicKey
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -125,6 +126,21 @@ class Client(
             matrix_size=matrix_size,
             keys=keys,
         )
+
+    def replay_audit(
+        self, recorded: Mapping[str, Any], *, keys: Sequence["PublicKey"] = ()
+    ) -> "Replay":
+        """Repeat a recorded audit here, from outputs encoded anew, and say what differs.
+
+        `recorded` is the audit as the service told it: `GET /audits/{id}`, `expunge audit --json`. Compares
+        weights, samples and what own samples alone decide. Costs one query of the request's budget.
+
+        Raises:
+            DoubtError: it is no finished audit, or see `audit_at_home`.
+        """
+        from expunge.client import replaying  # noqa: PLC0415 - brings scipy along
+
+        return replaying.replay(self, recorded, keys=keys)
 
     def methods(self) -> list[r.Method]:
         """The unlearning methods with the schema of their parameters. Needs no key."""

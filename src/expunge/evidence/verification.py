@@ -10,7 +10,13 @@ from pydantic import ValidationError
 
 from expunge.evidence import heads
 from expunge.evidence.canonical import canonical
-from expunge.evidence.certificate import PAYLOAD_TYPE, Predicate, Statement, subjects
+from expunge.evidence.certificate import (
+    PAYLOAD_TYPE,
+    Predicate,
+    Statement,
+    report_digest,
+    subjects,
+)
 from expunge.evidence.chain import ROW_MEMBERS, Row
 from expunge.evidence.merkle import HASH_BYTES, BadProof, check_inclusion
 from expunge.evidence.signing import BadSignature, PublicKey, signed_by, unverified, verify
@@ -46,6 +52,8 @@ class Given:
     """Hexadecimal, of a file that is said to be one of the certificate's checkpoints."""
     rows: Sequence[Any] | None = None
     """Rows of the log as the service shows them to their party."""
+    audit: Any = None
+    """An audit as the service told it, with its report."""
 
 
 def verified(data: bytes, given: Given) -> list[Link]:
@@ -74,6 +82,8 @@ def verified(data: bytes, given: Given) -> list[Link]:
         _held(links, "log rows", partial(_rows, told, given.rows))
     if given.checkpoint_sha256 is not None:
         _held(links, "checkpoint", partial(_checkpoint, told, given.checkpoint_sha256))
+    if given.audit is not None:
+        _held(links, "audit", partial(_audit, told, given.audit))
     return links
 
 
@@ -184,6 +194,25 @@ def _checkpoint(told: Predicate, sha256: str) -> Found:
     if name is None:
         raise Broken(f"the file (SHA-256 {sha256}) is none of the certificate's checkpoints")
     return f"the file is {name}", True
+
+
+def _audit(told: Predicate, given: Any) -> Found:
+    """By the digest of the whole report: who has it holds every number of it."""
+    if told.audit is None:
+        raise Broken("the certificate relies on no audit")
+    held = given if isinstance(given, Mapping) else {}
+    audit_id, report = held.get("id"), held.get("report")
+    if not isinstance(report, Mapping):
+        raise Broken("this is no audit with a report")
+    if audit_id != told.audit.id:
+        raise Broken(f"this is audit {audit_id!r}; the certificate relies on {told.audit.id!r}")
+    try:
+        digest = report_digest(report)
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"the report has no digest: {error}") from error
+    if digest != told.audit.report_sha256:
+        raise Broken(f"the report (SHA-256 {digest}) is not the one that the certificate names")
+    return f"the whole report of {audit_id}: {told.audit.sentence}", True
 
 
 def _leaf(row: Mapping[str, Any]) -> bytes:

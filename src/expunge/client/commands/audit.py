@@ -6,10 +6,11 @@ from typing import Annotated, get_args
 import typer
 
 from expunge.client.commands.encodings import audit_here
+from expunge.client.commands.replay import replay_here
 from expunge.client.commands.session import CommandError, Session, command
 from expunge.client.findings import evidence, findings_table
 from expunge.client.heatmap import SHADES, heat_map, letter_map
-from expunge.client.reports import Audit
+from expunge.client.reports import Audit, AuditReport
 from expunge.client.resources import Level, Which
 from expunge.evidence.pictures.scales import alignment_scale, gap_scale
 
@@ -24,7 +25,9 @@ def add_to(app: typer.Typer) -> None:
 
 def audit(
     session: Session,
-    request: Annotated[str, typer.Argument(metavar="REQUEST", help="A completed request, req_…")],
+    request: Annotated[
+        str | None, typer.Argument(metavar="REQUEST", help="A completed request, req_…")
+    ] = None,
     *,
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="Only these of its data sets; repeatable.")
@@ -48,7 +51,16 @@ def audit(
     ] = False,
     signing_key: Annotated[
         list[Path] | None,
-        typer.Option(help="With --local: a public key (PEM) that must have signed; repeatable."),
+        typer.Option(
+            help="With --local or --replay: a public key (PEM) that must have signed; repeatable."
+        ),
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|AUDIT",
+            help="Repeat an earlier audit here and compare: what `--json` printed, or its id, aud_….",
+        ),
     ] = None,
 ) -> None:
     """Audit a completed request over your own samples.
@@ -59,6 +71,13 @@ def audit(
 
     Example: expunge audit req_… --out audit/
     """
+    if replay is not None:
+        if request is not None:
+            raise CommandError("--replay says itself which request")
+        replay_here(session, replay, signing_key or [])
+        return
+    if request is None:
+        raise CommandError("name a completed request, req_…, or an audit to --replay")
     drawn = None if draw is None else {"samples": draw, "seed": draw_seed}
     if local:
         audit_here(
@@ -85,16 +104,21 @@ def audit(
     )
     if done.state != "succeeded" or done.report is None:
         raise CommandError(f"the audit {done.state}: {done.reason or 'no reason given'}")
+    _tell(session, done, done.report, out)
+
+
+def _tell(session: Session, done: Audit, report: AuditReport, out: Path | None) -> None:
     saved = save_pictures(session, done, out) if out is not None else []
     if session.as_json:
-        session.print_json(done.model_dump(mode="json"))
+        # As the service told it, member by member: certificates hold the digest of the report.
+        session.print_json(done.model_dump(mode="json", exclude_unset=True))
         return
     for level in LEVELS:
-        if level in done.report.levels:
+        if level in report.levels:
             _draw(session, done, level)
-    session.out.print(findings_table(done.report))
-    session.out.print(f"[bold]{done.report.verdict.sentence}")
-    for sentence in evidence(done.report):
+    session.out.print(findings_table(report))
+    session.out.print(f"[bold]{report.verdict.sentence}")
+    for sentence in evidence(report):
         session.out.print(sentence, highlight=False)
     for path in saved:
         session.out.print(f"[dim]{path}", highlight=False)

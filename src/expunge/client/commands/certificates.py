@@ -85,6 +85,10 @@ def verify(
     rows: Annotated[
         Path | None, typer.Option(help="Rows of the log, as `expunge log list --json` wrote them.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="An audit, as `expunge audit --json` wrote it: is it the certificate's?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a certificate link by link. Asks no service and needs no account.
@@ -96,6 +100,7 @@ def verify(
             key=PublicKey.from_pem(key.read_bytes()),
             checkpoint_sha256=None if checkpoint is None else sha256_file(checkpoint),
             rows=None if rows is None else _rows(rows),
+            audit=None if report is None else _audit(report),
         )
         links = verified(file.read_bytes(), given)
     except (OSError, UnusableKey) as error:
@@ -117,6 +122,14 @@ def _rows(path: Path) -> list[Any]:
     except (ValueError, RecursionError):
         return [None]
     return found if isinstance(found, list) else [found]
+
+
+def _audit(path: Path) -> Any:
+    """What is no audit is left to the check, which says so."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _table(links: list[Link]) -> Table:
