@@ -119,13 +119,14 @@ class TestBodies:
 
     def test_a_steady_upload_may_take_as_long_as_it_needs(self, url: str, data_owner: User) -> None:
         path = f"/datasets/{data_owner.open_dataset()}/shards/a.tar"
-        begin = head("PUT", path, data_owner, Content_Length=60_000, Content_Digest=DIGEST)
+        sizes = {"Content_Length": 60_000, "Content_Digest": DIGEST, "Connection": "close"}
+        begin = head("PUT", path, data_owner, **sizes)
         with connected(url) as connection:
             connection.sendall(begin)
             for _ in range(12):
                 connection.sendall(b"x" * 5_000)
                 time.sleep(STALL_SECONDS / 10)
-            assert b"digest-mismatch" in connection.recv(65536)
+            assert b"digest-mismatch" in answer(connection)
 
 
 class TestConnections:
@@ -179,14 +180,6 @@ class TestConnections:
         with connected(url) as taken:
             taken.sendall(head("GET", "/healthz"))
             assert taken.recv(65536).startswith(b"HTTP/1.1 200 ")
-
-    def test_a_connection_is_kept_and_a_watcher_may_be_silent(
-        self, url: str, data_owner: User
-    ) -> None:
-        with connected(url) as connection:
-            for _ in range(2):
-                connection.sendall(head("GET", "/me", data_owner))
-                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 class TestHeads:
