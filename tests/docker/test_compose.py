@@ -1,8 +1,8 @@
 """What every service of docker-compose.yml must be: confined, watched, pinned, and given only what exists."""
 
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.docker.compose import (
 from expunge.evidence.manifest import REVISION_VARIABLE
 from expunge.registry.settings import SECRETS_DIR, Settings
 
+DOCKER_COMPOSE = Path(sys.executable).parent / "docker-compose"
 PINNED = re.compile(r"^[\w./-]+:(?!latest)[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?$")
 SECONDS = {"s": 1, "m": 60}
 CONDITIONS = {
@@ -138,9 +139,9 @@ def test_images_are_built_from_stages_that_exist() -> None:
         assert ROOT / each["build"]["dockerfile"] == DOCKERFILE
 
 
-@pytest.mark.skipif(not shutil.which("docker-compose"), reason="Docker Compose is not installed")
+@pytest.mark.skipif(not DOCKER_COMPOSE.exists(), reason="Docker Compose is not installed")
 def test_docker_compose_itself_accepts_the_file() -> None:
-    command = ["docker-compose", "--file", str(COMPOSE_FILE), "--profile", "*", "config", "--quiet"]
+    command = [DOCKER_COMPOSE, "--file", COMPOSE_FILE, "--profile", "*", "config", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
