@@ -26,7 +26,7 @@ from expunge.registry.settings import Settings
 
 FRESH_SECONDS = 1.0
 """How long a look counts."""
-LONGEST_SECONDS = 3.0
+LONGEST_SECONDS = 5.0
 """After so long a check that has not come back has failed."""
 CLOCK_SKEW_SECONDS = 5.0
 """Between this machine and the database; expiries and deadlines go by the database's clock."""
@@ -88,6 +88,7 @@ class _Try:
         self.check = check
         self._longest_seconds = longest_seconds
         self._running = False
+        self._was_wrong = False
 
     async def outcome(self) -> Outcome:
         if self._running:
@@ -119,10 +120,18 @@ class _Try:
             wrong = await asyncio.wait_for(done, self._longest_seconds)
         except TimeoutError:
             wrong = f"no answer within {self._longest_seconds:g} s"
-        return Outcome.OK if wrong is None else self._wrong(wrong)
+        if wrong is not None:
+            return self._wrong(wrong)
+        if self._was_wrong:
+            log.info("ready-again", check=self.check.name)
+        self._was_wrong = False
+        return Outcome.OK
 
     def _wrong(self, why: str) -> Outcome:
-        log.warning("not-ready", check=self.check.name, error=why)
+        # Once, not with every look of an outage.
+        if not self._was_wrong:
+            log.warning("not-ready", check=self.check.name, error=why)
+        self._was_wrong = True
         return self.check.worst
 
 
