@@ -1,6 +1,8 @@
 """A backup holds the rows of one moment and their objects; a restore brings them back, and nothing that has ended."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,13 @@ from expunge.registry import (
 )
 from expunge.registry.backup import BackupRefused, Restored, archive
 from expunge.registry.checkpoints import StoredWeights
-from expunge.registry.database import connect, sessions
+from expunge.registry.database import Sessions, connect, sessions
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
 from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Request, Table, TreeHead
 from expunge.registry.transitions import LeaseLost
 
-FENCED = {"jobs", "requests", "log", "log_unsealed", "alembic_version"}
+FENCED = {"jobs", "requests", "log", "log_unsealed", "pending_objects"}
 """Tables that a restore writes to."""
 
 
@@ -39,14 +41,20 @@ def service(house: House, tmp_path: Path) -> Iterator[Service]:
     yield from running(house, tmp_path)
 
 
-@pytest.fixture
-def fresh(postgres: URL) -> Iterator[Engine]:
-    """A database with the newest schema and no rows."""
-    execute(postgres, "CREATE DATABASE restored TEMPLATE template_expunge")
-    engine = connect(text_of(postgres.set(database="restored")))
+@contextmanager
+def database(postgres: URL, name: str) -> Iterator[Engine]:
+    """One with the newest schema and no rows."""
+    execute(postgres, f"CREATE DATABASE {name} TEMPLATE template_expunge")
+    engine = connect(text_of(postgres.set(database=name)))
     yield engine
     engine.dispose()
-    execute(postgres, "DROP DATABASE restored WITH (FORCE)")
+    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh(postgres: URL) -> Iterator[Engine]:
+    with database(postgres, "restored") as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -64,60 +72,81 @@ def restored(service: Service, engine: Engine, store: ObjectStore, **options: An
     return backup.restore(engine, store, service.kept, **options)
 
 
-class TestRestoring:
-    def test_rows_and_objects_are_those_of_the_backup(
-        self, service: Service, fresh: Engine, other_store: DirectoryStore
-    ) -> None:
-        before = {
-            name: rows(service.engine, name)
-            for name in Table.metadata.tables
-            if name not in FENCED | {"pending_objects"}
+@dataclass(frozen=True)
+class BroughtBack:
+    """A service that was backed up and restored, and what its tables held before."""
+
+    before: dict[str, list[Any]]
+    keys: set[str]
+    lease: jobs.Lease
+    taken: backup.Taken
+    found: Restored
+    engine: Engine
+    store: DirectoryStore
+
+    @property
+    def sessions(self) -> Sessions:
+        return sessions(self.engine)
+
+
+@pytest.fixture(scope="module")
+def brought_back(
+    session_factory: Sessions, postgres: URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BroughtBack]:
+    folder = tmp_path_factory.mktemp("brought-back")
+    with contextmanager(running)(House(session_factory), folder) as service:
+        before = {name: rows(service.engine, name) for name in Table.metadata.tables}
+        taken, keys, lease = service.backup(), set(service.store.keys()), service.lease
+    assert lease is not None
+    store = DirectoryStore(folder / "restored")
+    with database(postgres, "brought_back") as engine:
+        found = restored(service, engine, store, manifest_sha256=taken.manifest_sha256)
+        yield BroughtBack(before, keys, lease, taken, found, engine, store)
+
+
+class TestBroughtBack:
+    def test_rows_and_objects_are_those_of_the_backup(self, brought_back: BroughtBack) -> None:
+        same = brought_back.before.keys() - FENCED
+        assert {name: rows(brought_back.engine, name) for name in same} == {
+            name: brought_back.before[name] for name in same
         }
-        taken = service.backup()
-        found = restored(service, fresh, other_store, manifest_sha256=taken.manifest_sha256)
-        assert {name: rows(fresh, name) for name in before} == before
-        assert set(other_store.keys()) == set(service.store.keys())
+        assert set(brought_back.store.keys()) == brought_back.keys
+        found, taken = brought_back.found, brought_back.taken
         assert (found.name, found.put, found.held) == (taken.name, taken.manifest.objects.count, {})
 
     def test_the_log_goes_on_where_the_backup_ended_and_tells_of_it(
-        self, service: Service, fresh: Engine, other_store: DirectoryStore
+        self, brought_back: BroughtBack
     ) -> None:
-        log = rows(service.engine, "log")
-        service.backup()
-        restored(service, fresh, other_store)
-        after = rows(fresh, "log")
-        assert [row for row in log if row not in after] == []
-        assert [row["event"] for row in after if row["subject_id"] == "backup"] == ["restored"]
-        within = sessions(fresh)
-        with within() as session:
+        log = rows(brought_back.engine, "log")
+        assert [row for row in brought_back.before["log"] if row not in log] == []
+        assert [row["event"] for row in log if row["subject_id"] == "backup"] == ["restored"]
+        with brought_back.sessions() as session:
             size = session.scalars(select(TreeHead.size)).one()
-        with within.begin() as session:
+        with brought_back.sessions.begin() as session:
             assert sealing.seal(session, None) > 0
-        with within() as session:
+        with brought_back.sessions() as session:
             assert max(session.scalars(select(TreeHead.size))) > size
 
     def test_a_running_attempt_has_lost_its_lease_and_its_job_waits_with_its_snapshot(
-        self, service: Service, fresh: Engine, other_store: DirectoryStore
+        self, brought_back: BroughtBack
     ) -> None:
-        lease = service.lease
-        assert lease is not None
-        service.backup()
-        found = restored(service, fresh, other_store)
-        assert found.requeued == [lease.job_id]
-        within = sessions(fresh)
-        with within() as session:
+        lease = brought_back.lease
+        assert brought_back.found.requeued == [lease.job_id]
+        with brought_back.sessions() as session:
             job = session.get_one(Job, lease.job_id)
             assert (job.state, job.snapshot_step, job.attempt) == ("queued", 5, 1)
             assert job.seconds_used == 0, "the time between backup and restore is nobody's"
             assert {each.state for each in job.requests} == {"queued"}
             assert not session.scalars(select(Job.id).where(Job.published_at.is_not(None))).all()
-        with pytest.raises(LeaseLost), within.begin() as session:
+        with pytest.raises(LeaseLost), brought_back.sessions.begin() as session:
             jobs.heartbeat(session, lease, lease_seconds=60)
-        with pytest.raises(LeaseLost), within.begin() as session:
+        with pytest.raises(LeaseLost), brought_back.sessions.begin() as session:
             checkpoints.record_unlearned(
                 session, lease, StoredWeights("x", "x", 1, "x", "x"), {"seconds": 1.0}
             )
 
+
+class TestRestoring:
     def test_of_several_the_newest_or_the_one_that_is_named(
         self, service: Service, fresh: Engine, other_store: DirectoryStore
     ) -> None:
@@ -160,32 +189,29 @@ class TestRefusals:
             restored(service, fresh, service.store)
         assert rows(fresh, "parties") == []
 
-    @pytest.mark.parametrize("what", ["table", "list", "object", "manifest"])
-    def test_a_backup_that_was_damaged(
-        self, service: Service, fresh: Engine, other_store: DirectoryStore, what: str
-    ) -> None:
-        taken = service.backup()
-        place = service.kept / "backups" / taken.name
-        file = {
-            "table": place / "tables" / "parties.copy",
-            "list": place / "objects.txt",
-            "object": service.kept / "objects" / service.key_of(service.sets[0]),
-            "manifest": place / "manifest.json",
-        }[what]
-        file.write_bytes(file.read_bytes() + b" ")
-        with pytest.raises(BackupRefused):
-            restored(service, fresh, other_store, manifest_sha256=taken.manifest_sha256)
-        assert rows(fresh, "parties") == []
-
-    def test_a_backup_of_a_newer_schema(
+    def test_a_backup_that_was_damaged_or_is_of_a_newer_schema(
         self, service: Service, fresh: Engine, other_store: DirectoryStore
     ) -> None:
         taken = service.backup()
-        manifest = service.kept / "backups" / taken.name / "manifest.json"
+        place = service.kept / "backups" / taken.name
+        for file in (
+            place / "tables" / "parties.copy",
+            place / "objects.txt",
+            service.kept / "objects" / service.key_of(service.sets[0]),
+            place / "manifest.json",
+        ):
+            sound = file.read_bytes()
+            file.write_bytes(sound + b" ")
+            with pytest.raises(BackupRefused):
+                restored(service, fresh, other_store, manifest_sha256=taken.manifest_sha256)
+            file.write_bytes(sound)
+            for key in list(other_store.keys()):
+                other_store.delete(key)
         newer = taken.manifest.model_copy(update={"revision": "9999"})
-        manifest.write_text(newer.model_dump_json())
+        (place / "manifest.json").write_text(newer.model_dump_json())
         with pytest.raises(BackupRefused, match="9999"):
             restored(service, fresh, other_store)
+        assert rows(fresh, "parties") == []
 
     def test_there_is_none(
         self, fresh: Engine, other_store: DirectoryStore, tmp_path: Path
@@ -264,24 +290,20 @@ class TestTaking:
         assert kept.names() == []
         service.backup()
         assert not left.exists()
+        assert service.kept.stat().st_mode & 0o077 == 0, "it is for the operator's account only"
 
-    @pytest.mark.parametrize(("keep_days", "words"), [(30, "30 days old"), (0, "no time is set")])
-    def test_owners_are_told_how_long_backups_may_hold_their_data(
-        self, service: Service, keep_days: float, words: str
-    ) -> None:
-        def backups() -> list[str]:
+    def test_owners_are_told_how_long_backups_may_hold_their_data(self, service: Service) -> None:
+        def conditions() -> list[str]:
             with service.sessions() as session:
                 found = residue.of(session, session.scalars(select(Request)).one())
             return [str(each.condition) for each in found if each.what == "backup"]
 
-        assert backups() == []
-        service.backup(keep_days=keep_days)
-        (condition,) = backups()
-        assert words in condition
-
-    def test_only_the_operator_can_read_it(self, service: Service) -> None:
+        assert conditions() == []
         service.backup()
-        assert service.kept.stat().st_mode & 0o077 == 0
+        assert "no time is set" in conditions()[0]
+        service.backup(keep_days=30)
+        (condition,) = conditions()
+        assert "30 days old" in condition
 
 
 class TestEndings:
@@ -291,6 +313,10 @@ class TestEndings:
         unused, regranted = service.sealed(), service.sealed()
         with service.sessions.begin() as session:
             key_id = parties.issue_key(session, service.owner.id, actor="test", expires_in_days=1)
+            anew = service.sealed()
+            datasets.withdraw_grant(session, service.owner, anew, service.model_owner.id)
+        with service.sessions.begin() as session:
+            datasets.grant(session, service.owner, anew, service.model_owner.id)
         service.backup()
         with service.sessions.begin() as session:
             session.get_one(ApiKey, key_id.key.id).revoked_at = key_id.key.created_at
@@ -307,23 +333,10 @@ class TestEndings:
         with within() as session:
             assert session.get_one(ApiKey, key_id.key.id).revoked_at is not None
             assert session.get_one(Dataset, unused).state == "deleting"
-            assert session.scalars(select(Grant.dataset_id)).all() == []
+            assert session.scalars(select(Grant.dataset_id)).all() == [anew]
         gone = service.put("another") and set(other_store.keys())
         assert destruction.finish_all(within, other_store).ended == [unused]
         assert len(set(other_store.keys())) == len(gone) - 1
-
-    def test_a_grant_that_the_backup_has_anew_stays(
-        self, service: Service, fresh: Engine, other_store: DirectoryStore
-    ) -> None:
-        each = service.sets[0]
-        with service.sessions.begin() as session:
-            datasets.withdraw_grant(session, service.owner, each, service.model_owner.id)
-        with service.sessions.begin() as session:
-            datasets.grant(session, service.owner, each, service.model_owner.id)
-        service.backup()
-        restored(service, fresh, other_store)
-        with sessions(fresh)() as session:
-            assert each in session.scalars(select(Grant.dataset_id)).all()
 
     def test_what_is_needed_again_is_told_and_left_to_its_owner(
         self, service: Service, fresh: Engine, other_store: DirectoryStore
