@@ -48,8 +48,7 @@ def scraper(
     response_class=Response,
     responses={
         200: {
-            "description": "Prometheus's text format; "
-            "[what each metric means](docs/reference/metrics.md).",
+            "description": "Prometheus's text format; docs/reference/metrics.md explains each metric.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
         **documented(403),
