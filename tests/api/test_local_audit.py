@@ -15,6 +15,7 @@ from tests.api.removed import quick_worker, removed
 from typer.testing import CliRunner
 
 from expunge.client import Client
+from expunge.client.calls import get
 from expunge.client.cli import build_app
 from expunge.client.problems import DoubtError, ProblemError
 from expunge.evidence.encoding import check
@@ -232,6 +233,8 @@ def test_the_command_line_repeats_an_audit_and_fails_where_it_differs(
     kept.write_text(command_line("audit", case.request, "--views", "3", "--json"))
     assert "as recorded" in command_line("audit", "--replay", str(kept))
     told = json.loads(kept.read_text())
+    # Member by member, or `verify --report` would find another digest.
+    assert told["report"] == get(case.owner._transport, f"/audits/{told['id']}")["report"]
     assert json.loads(command_line("audit", "--replay", told["id"], "--json"))["same"] is True
     told["report"]["levels"]["encoder"]["forgetting_score"]["mean"] += 0.25
     kept.write_text(json.dumps(told))
