@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import Engine, update
-from tests.worker.lab import Lab, World, images
+from tests.worker.lab import Hands, Lab, World, images
 
 from expunge.evidence.pictures.bundle import Bundle, unpack
 from expunge.evidence.subset import subset_digest
 from expunge.registry import audits, datasets, models
 from expunge.registry.audits import Asked, Protocol
 from expunge.registry.lifecycles import CheckpointState, DatasetState
-from expunge.registry.objects import read_bytes
+from expunge.registry.objects import DirectoryStore, ObjectMissing, read_bytes
 from expunge.registry.subsets import Draw, Indexes
 from expunge.registry.tables import Audit, Checkpoint, Dataset, Party
+from expunge.worker.context import Context
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +283,42 @@ def test_an_image_that_is_not_what_was_sealed_is_not_audited(
     path.write_bytes(sound)
     job = lab.job(row.job_id)
     assert (job.state, job.reason) == ("failed", "a stored object is damaged or missing")
+
+
+class Vanishing(DirectoryStore):
+    """A store from which an owner deletes a data set when its samples are read."""
+
+    def __init__(self, lab: Lab, dataset: Dataset) -> None:
+        super().__init__(lab.folder / "objects")
+        self._lab, self._dataset = lab, dataset
+
+    def part(self, key: str, start: int, size: int) -> bytes:
+        if key == self._dataset.shards[0].object_key:
+            set_state(self._lab, self._dataset.id, DatasetState.DELETING)
+            raise ObjectMissing(key)
+        return super().part(key, start, size)
+
+
+def set_state(lab: Lab, dataset_id: str, state: DatasetState) -> None:
+    with lab.sessions.begin() as session:
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(state=state))
+
+
+@pytest.mark.parametrize(("which", "left"), [("second", (0, 12)), ("control", (64, 0))])
+def test_samples_of_others_that_are_deleted_while_they_are_read_are_left_out(
+    lab: Lab, trained: World, unlearned: dict[str, str], which: str, left: tuple[int, int]
+) -> None:
+    """Of the 64 retained ones 52 are left, too few to compare with."""
+    dataset = _dataset(lab, getattr(trained, which))
+    store = Vanishing(lab, dataset)
+    row = queued(lab, trained.first_owner, unlearned["first owner"])
+    Hands(Context(lab.settings, lab.sessions, store)).run(row.job_id)
+    set_state(lab, dataset.id, DatasetState.SEALED)
+    with lab.sessions() as session:
+        found = session.get_one(Audit, row.id)
+        assert found.job.state == "succeeded", found.job.reason
+        assert found.report is not None
+        assert (found.report["n_retained"], found.report.get("n_control", 0)) == left
 
 
 def _dataset(lab: Lab, dataset_id: str) -> Dataset:

@@ -4,7 +4,7 @@ The one place of the interactive worker that runs encoders. Never writes to the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from expunge.evidence.audit import MIN_REFERENCE, Level, Outputs, Reference, Sid
 from expunge.registry import subsets
 from expunge.registry.jobs import Failure
 from expunge.registry.lifecycles import CheckpointState, DatasetState
+from expunge.registry.objects import ObjectMissing
 from expunge.registry.subsets import Chosen, Indexes, Subset
 from expunge.registry.tables import Checkpoint, CheckpointDataset, Dataset, Model
 from expunge.unlearning import checkpoints
@@ -172,7 +173,7 @@ class Encoders:
         warm = self._references.get(key)
         if warm is None:
             seed = pair.after.digest
-            warm = self._reference(pair, held.patiently(datasets), seed, held, MIN_REFERENCE)
+            warm = self._reference(pair, datasets, seed, held, MIN_REFERENCE)
             if warm is not None:
                 self._references.keep(key, warm)
         return warm
@@ -184,32 +185,41 @@ class Encoders:
             As `outputs`.
         """
 
-        def dataset() -> Dataset | None:
+        def dataset() -> Sequence[Dataset]:
             with self._context.sessions() as session:
-                return session.scalar(
+                return session.scalars(
                     select(Dataset)
                     .join(Model, Model.control_dataset_id == Dataset.id)
                     .where(Model.id == pair.before.model_id, Dataset.state == DatasetState.SEALED)
-                )
+                ).all()
 
         found = held.patiently(dataset)
-        if found is None:
+        if not found:
             return None
-        key = ("control", found.id, *pair.key)
+        key = ("control", found[0].id, *pair.key)
         warm = self._references.get(key)
         if warm is None:
-            warm = self._reference(pair, [found], str(found.digest), held, 1)
+            warm = self._reference(pair, dataset, str(found[0].digest), held, 1)
             if warm is not None:
                 self._references.keep(key, warm)
         return warm
 
     def _reference(
-        self, pair: Pair, datasets: Sequence[Dataset], seed: str, held: Held, least: int
+        self, pair: Pair, find: Callable[[], Sequence[Dataset]], seed: str, held: Held, least: int
     ) -> Reference | None:
-        chosen = held.patiently(lambda: subsets.drawn(datasets, self.indexes, MAX_REFERENCE, seed))
-        if len(chosen) < least:
-            return None
-        return Reference(self.outputs(pair, chosen, held))
+        datasets = held.patiently(find)
+        try:
+            chosen = held.patiently(
+                lambda: subsets.drawn(datasets, self.indexes, MAX_REFERENCE, seed)
+            )
+            if len(chosen) < least:
+                return None
+            return Reference(self.outputs(pair, chosen, held))
+        except ObjectMissing:
+            if {each.id for each in held.patiently(find)} == {each.id for each in datasets}:
+                raise
+        # An owner deleted samples while they were read: as if that had been before, others are drawn.
+        return self._reference(pair, find, seed, held, least)
 
 
 def _weight(reference: Reference) -> int:

@@ -42,6 +42,7 @@ PASSING_CODES = (
     "RequestTimeTooSkewed",
     "SlowDown",
     "BadDigest",
+    "XAmzContentChecksumMismatch",
 )
 """Of answers whose status alone looks final; a bucket that is gone is an operator's to bring back."""
 PASSING_STATUSES = (401, 403, 408, 429)
