@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from tests.embedded.test_up import processes_of
@@ -23,6 +25,10 @@ from expunge.embedded.stack import Stack, StackError
 from expunge.registry.settings import Settings
 
 NAMES = ["postgres", "redis", "api", "api-1", "dispatch", "train-0", "train-1", "interactive"]
+CALLS = 6
+COUNTED = re.compile(
+    r'^expunge_http_requests_total\{[^}]*route="/methods"[^}]*\} (\S+)', re.MULTILINE
+)
 
 
 @dataclass
@@ -43,6 +49,8 @@ class Facts:
     log: str
     given_up: str
     left: int
+    counted: set[float]
+    """Calls of one route, as scrapes that any api process may have answered told of them."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,7 @@ def facts() -> Iterator[Facts]:
             ada = operator.create_party("Ada", "data_owner")
             owner = Client(stack.url, operator.create_key(ada.id).secret)
             with operator, owner:
+                counted = scraped(stack)
                 dataset = owner.create_dataset("photos")
                 owner.upload_shard(dataset.id, SAMPLE_FOLDER / "owner_a.tar")
                 before = stack.processes
@@ -87,7 +96,25 @@ def facts() -> Iterator[Facts]:
             log=(state / "logs" / "restarts.log").read_text(),
             given_up=given_up,
             left=len(processes_of(state)),
+            counted=counted,
         )
+
+
+def scraped(stack: Stack) -> set[float]:
+    """What eight scrapes, each over a connection of its own, tell of six earlier calls."""
+    headers = {"Authorization": f"Bearer {stack.operator.secret}"}
+    for _ in range(CALLS):
+        httpx.get(f"{stack.url}/methods", trust_env=False).raise_for_status()
+    deadline = time.monotonic() + 30
+    while True:
+        texts = [
+            httpx.get(f"{stack.url}/metrics", headers=headers, trust_env=False).text
+            for _ in range(8)
+        ]
+        found = {float(each) for text in texts for each in COUNTED.findall(text)}
+        # A call is counted once its answer is out, which its caller may have read by then.
+        if found == {CALLS} or time.monotonic() > deadline:
+            return found
 
 
 def killed(stack: Stack, names: list[str]) -> list[str]:
@@ -124,6 +151,10 @@ def test_every_process_has_a_stable_name_and_there_is_a_train_worker_per_device(
     assert facts.names == NAMES
     assert list(facts.after) == NAMES
     assert facts.environment["EXPUNGE_DEVICE"] == "auto"
+
+
+def test_every_api_process_tells_what_all_of_them_counted(facts: Facts) -> None:
+    assert facts.counted == {CALLS}
 
 
 def test_further_settings_reach_the_services(facts: Facts) -> None:
