@@ -1,16 +1,17 @@
 """Readiness is found out by trying, once for all who ask, and never waits for what hangs."""
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
-import structlog
 from sqlalchemy import Engine
 
 from expunge.api.rates import RateLimits
 from expunge.api.readiness import Check, Outcome, Readiness, _Try, checks_of
+from expunge.registry.logs import configure_logging
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.worker.dispatcher import Dispatcher
@@ -70,7 +71,7 @@ def test_who_asks_again_at_once_gets_the_same_look() -> None:
     assert len(looks) == 1
 
 
-def test_an_outage_is_logged_once_and_so_is_its_end() -> None:
+def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     away = iter((True, True, False, False, True))
 
     def reach() -> None:
@@ -82,8 +83,14 @@ def test_an_outage_is_logged_once_and_so_is_its_end() -> None:
         for _ in range(5):
             await tried.outcome()
 
-    with structlog.testing.capture_logs() as lines:
+    before = logging.getLogger().handlers
+    configure_logging()
+    logging.getLogger().addHandler(caplog.handler)
+    try:
         asyncio.run(ask())
+    finally:
+        logging.getLogger().handlers = before
+    lines = [each.msg for each in caplog.records if isinstance(each.msg, dict)]
     assert [line["event"] for line in lines] == ["not-ready", "ready-again", "not-ready"]
     assert "nobody there" in lines[0]["error"]
 
