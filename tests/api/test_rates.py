@@ -1,5 +1,6 @@
 """Calls in a minute: counted for all processes together, in each alone where Redis is away, by key and by address."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,23 @@ class TestAlone:
         clock.now += 60
         assert spent(limits) == 100
         limits.close()
+
+    def test_the_minute_before_is_over_and_a_clock_set_back_locks_nobody_out(self) -> None:
+        clock = Clock()
+        limits = RateLimits(NOWHERE, {"read": 20}, clock=clock)
+        assert spent(limits) == 20
+        clock.now -= 1
+        assert spent(limits) == 0
+        clock.now -= 3600
+        assert spent(limits) == 20
+        limits.close()
+
+    def test_a_redis_that_never_answers_is_not_waited_for_long(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+            limits = RateLimits(url, {"read": 20}, clock=Clock())
+            assert spent(limits) == 20
+            limits.close()
 
     def test_no_quota_is_no_limit(self) -> None:
         limits = RateLimits(NOWHERE, {"read": 0}, clock=Clock())

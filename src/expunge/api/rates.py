@@ -176,9 +176,12 @@ class RateLimits:
                 self._known.popitem(last=False)
 
     def _account(self, window: int, kind: str, who: str) -> _Account:
-        if window != self._window or len(self._accounts) >= MAX_ACCOUNTS:
-            self._accounts.clear()
+        # A thread may come late with the minute before; a clock that was set back begins anew.
+        another = window > self._window or window < self._window - 1
+        if another:
             self._window = window
+        if another or len(self._accounts) >= MAX_ACCOUNTS:
+            self._accounts.clear()
         return self._accounts.setdefault((kind, who), _Account())
 
     def _draw(self, account: _Account, kind: str, who: str, window: int, quota: int) -> None:
