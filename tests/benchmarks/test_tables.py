@@ -1,12 +1,14 @@
 """The tables' command at its smallest scale, on the bundled sample: stopped, gone on with, carried."""
 
+import importlib
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from expunge.embedded import demonstration
@@ -26,33 +28,48 @@ def shards(tmp_path: Path) -> Path:
     return folder
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "tables.py"), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def tables_py(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The command as a module, in this process: each of its own would import torch for seconds."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    threads = torch.get_num_threads()
+    yield importlib.import_module("tables")
+    torch.set_num_threads(threads)
 
 
-def tables(folder: Path, shards: Path, *extra: str) -> int:
-    """Run the command with everything below `folder`; its exit status."""
-    done = command(
-        *("--scale", "tiny", "--seeds", "0,1", "--threads", "1", "--name", "tiny"),
-        *("--data", f"{shards}/", "--work", str(folder / "work"), f"--results={folder}"),
-        *extra,
-    )
-    assert done.returncode in (0, NOT_FINISHED), done.stderr
-    return done.returncode
+class Tables:
+    """The command, with everything it writes below the folder of each call."""
+
+    def __init__(self, module: ModuleType, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._main: Callable[[], int] = module.main
+        self.shards = shards
+        self._monkeypatch = monkeypatch
+
+    def run(self, *arguments: str) -> int:
+        """Exit status of the command with these arguments."""
+        self._monkeypatch.setattr("sys.argv", ["benchmarks/tables.py", *arguments])
+        return self._main()
+
+    def tiny(self, folder: Path, *extra: str) -> int:
+        """The same at the smallest scale."""
+        return self.run(
+            *("--scale", "tiny", "--seeds", "0,1", "--threads", "1", "--name", "tiny"),
+            *("--data", f"{self.shards}/", "--work", str(folder / "work")),
+            *(f"--results={folder}", *extra),
+        )
+
+
+@pytest.fixture
+def tables(tables_py: ModuleType, shards: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
+    return Tables(tables_py, shards, monkeypatch)
 
 
 def test_a_stopped_table_is_gone_on_with_and_stands_beside_the_paper(
-    tmp_path: Path, shards: Path
+    tmp_path: Path, tables: Tables
 ) -> None:
-    assert tables(tmp_path, shards, "--minutes", "0") == NOT_FINISHED
+    assert tables.tiny(tmp_path, "--minutes", "0") == NOT_FINISHED
     assert not (tmp_path / "tiny-simclr-table.md").exists()
-    assert tables(tmp_path, shards) == 0
+    assert tables.tiny(tmp_path) == 0
     page = (tmp_path / "tiny-simclr-table.md").read_text()
     beside = page[page.index("## Beside the paper") :]
     for method, printed in (("alignment_calibration", "1.65"), ("fine_tune", "2.49")):
@@ -64,16 +81,16 @@ def test_a_stopped_table_is_gone_on_with_and_stands_beside_the_paper(
     assert all(row["columns"]["emia"]["seeds"] == [0, 1] for row in rows)
     assert str(tmp_path) not in page
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("runs/*.json")}
-    assert tables(tmp_path, shards) == 0
+    assert tables.tiny(tmp_path) == 0
     assert kept == {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("runs/*.json")}
 
 
-def test_finished_stages_travel_in_small_files(tmp_path: Path, shards: Path) -> None:
+def test_finished_stages_travel_in_small_files(tmp_path: Path, tables: Tables) -> None:
     packed = tmp_path / "packed"
-    assert tables(tmp_path, shards, "--stage", "pretrain", "--pack", str(packed)) == 0
+    assert tables.tiny(tmp_path, "--stage", "pretrain", "--pack", str(packed)) == 0
     assert all(path.stat().st_size < 16_000_000 for path in packed.iterdir())
     there = tmp_path / "there"
-    assert tables(there, shards, "--stage", "pretrain", "--unpack", str(packed)) == 0
+    assert tables.tiny(there, "--stage", "pretrain", "--unpack", str(packed)) == 0
     name = Path("work") / "tiny" / "simclr-0" / "pretrained.safetensors"
     own, carried = load_file(tmp_path / name), load_file(there / name)
     assert own.keys() == carried.keys()
@@ -91,12 +108,16 @@ def test_finished_stages_travel_in_small_files(tmp_path: Path, shards: Path) -> 
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_trained(
-    tmp_path: Path, shards: Path, arguments: str, why: str
+    tmp_path: Path,
+    tables: Tables,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    why: str,
 ) -> None:
     work = tmp_path / "work"
-    given = arguments.format(data=shards).split()
-    done = command(*given, "--work", str(work), "--name", "x")
-    assert done.returncode not in (0, NOT_FINISHED)
-    assert why in done.stderr
-    assert "Traceback" not in done.stderr
+    given = arguments.format(data=tables.shards).split()
+    with pytest.raises(SystemExit) as refused:
+        tables.run(*given, "--work", str(work), "--name", "x")
+    assert refused.value.code not in (0, NOT_FINISHED)
+    assert why in capsys.readouterr().err + str(refused.value)
     assert not work.exists()
