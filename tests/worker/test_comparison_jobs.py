@@ -154,6 +154,21 @@ def test_what_cannot_be_measured_fails_the_job_with_the_reason(lab: Lab, trained
     assert (job.state, job.reason) == ("failed", "relearning needs at least two unlearn samples")
 
 
+def test_one_that_asks_for_an_unknown_method_waits_for_a_newer_worker(
+    lab: Lab, trained: World
+) -> None:
+    row = asked(lab, trained, [trained.first])
+    (candidate,) = row.settings["candidates"]
+    with lab.sessions.begin() as session:
+        session.get_one(Comparison, row.id).settings = row.settings | {
+            "candidates": [candidate | {"method": "from_next_year"}]
+        }
+    lab.runner.run(row.job_id)
+    job = lab.job(row.job_id)
+    assert (job.state, job.outages) == ("queued", 1)
+    assert job.reason == "its worker is older than what made the job"
+
+
 def test_a_stopped_worker_gives_a_comparison_back_having_told_how_far_it_was(
     lab: Lab, trained: World
 ) -> None:

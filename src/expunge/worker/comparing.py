@@ -22,6 +22,7 @@ from expunge.worker.context import Context
 from expunge.worker.leases import Held
 from expunge.worker.staging import Stage
 from expunge.worker.task import ComparisonTask
+from expunge.worker.versions import require_known
 from expunge.worker.watching import JobFailed, Watch
 
 
@@ -29,7 +30,8 @@ def compare(context: Context, held: Held) -> None:
     """Carry out a claimed comparison.
 
     Raises:
-        Stopped, JobFailed, LeaseLost, and what `Held.patiently` raises: nothing is recorded.
+        Stopped, JobFailed, LeaseLost, FromNewerVersion, and what `Held.patiently` raises: nothing is
+        recorded.
     """
     lease = held.lease
     plan = held.patiently(lambda: _plan(context, lease))
@@ -60,6 +62,9 @@ def _plan(context: Context, lease: Lease) -> _Plan:
     with context.sessions() as session:
         job = session.get_one(Job, lease.job_id)
         row = session.get_one(Comparison, job.params["comparison_id"])
+        encoder = session.get_one(Model, row.model_id).encoder
+        for each in row.settings["candidates"]:
+            require_known(encoder, each["method"], each["params"])
 
         def read(ids: Iterable[str]) -> list[Dataset]:
             rows = select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id)

@@ -21,7 +21,7 @@ class FromNewerVersion(Exception):
 def require_known(
     encoder: Mapping[str, Any], method: str | None, params: Mapping[str, Any]
 ) -> None:
-    """Raise FromNewerVersion unless this version knows all that a training asks for."""
+    """Raise FromNewerVersion unless this version knows all that a run of a method asks for (None: pre-training)."""
     try:
         framework = EncoderSpec.model_validate(encoder).framework
         if method is None:
