@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 SOAK_NAME ?= latest
 # Further options, such as SOAK="--seed 2 --kills 20".
 SOAK ?=
+FUZZ_NAME ?= latest
+FUZZ ?=
 # The same pins for a part of the dependencies: what one image needs.
 LOCK_PART = $(BIN)/uv pip compile --universal --python-version 3.11 --constraint requirements.txt \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
@@ -15,7 +17,7 @@ LOCK_PART = $(BIN)/uv pip compile --universal --python-version 3.11 --constraint
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak lint format lock clean
+.PHONY: help install demo up test soak fuzz lint format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -44,6 +46,9 @@ test: install ## run all tests
 
 soak: install ## kill processes a hundred times and check what was promised (a quarter of an hour)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/soak.py --name $(SOAK_NAME) $(SOAK)
+
+fuzz: install ## send ten thousand generated calls and check every answer (some minutes)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/fuzz.py --name $(FUZZ_NAME) $(FUZZ)
 
 lint: install ## check style, formatting, types and import rules
 	@$(BIN)/ruff check .
