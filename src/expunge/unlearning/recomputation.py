@@ -26,12 +26,11 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def recomputing(learner: Learner) -> Iterator[None]:
-    """Inside, backward passes through the learner's towers need a fraction of the memory.
+    """Inside, steps keep a fraction of the activations of the learner's towers, and take longer.
 
     A tower whose rows are independent of each other (no batch norm, no dropout) takes a batch in
     PARTS, any other one keeps what goes into each of its blocks. Either way gradients and running
-    statistics are those of the plain step, up to the order of additions in the first case. About a
-    third more time.
+    statistics are those of the plain step, up to the order of additions in the first case.
     """
     changed: list[tuple[nn.Module, type[nn.Module]]] = []
     for tower in learner.towers:
