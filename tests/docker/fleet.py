@@ -108,8 +108,12 @@ class Machine:
         """Ask every process to stop, and wait until it has."""
         for started in self.processes.values():
             started.terminate()
-        for started in self.processes.values():
-            started.wait(STOP_SECONDS)
+        try:
+            for started in self.processes.values():
+                started.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.die()
+            raise
 
     def _here(self, service: str, text: str) -> str:
         metrics = f"{self.address}:{self._metrics[service]}"
@@ -135,6 +139,13 @@ class Fleet(Rig):
         self.second = Machine("127.0.0.3", self._folder / "second", self.stores)
         self.first.run("prepare")
         self.first.run("migrate")
+        for machine, names in {
+            self.first: ("api", "dispatch", "interactive", "train"),
+            self.second: ("train",),
+        }.items():
+            stack.callback(machine.stop)
+            for name in names:
+                machine.start(name)
         key = json.loads(self.first.run("operator-key"))
         self.stack = SimpleNamespace(  # type: ignore[assignment]
             url=f"http://{self.first.address}:{self.first.port}",
@@ -144,13 +155,6 @@ class Fleet(Rig):
         self.engine = connect(database_url)
         stack.callback(self.engine.dispose)
         self.store = open_store(settings_for(database_url, self.stores.s3_endpoint))
-        for machine, names in {
-            self.first: ("api", "dispatch", "interactive", "train"),
-            self.second: ("train",),
-        }.items():
-            stack.callback(machine.stop)
-            for name in names:
-                machine.start(name)
         self.eventually(self._api_is_ready, "the api is ready")
 
     def _api_is_ready(self) -> bool:
