@@ -4,12 +4,15 @@ import time
 
 import httpx
 import pytest
-from sqlalchemy import Engine
-from tests.api.conftest import User, images
+from sqlalchemy import Engine, update
+from tests.api.conftest import Past, User, images
+from tests.api.test_fleet import enter
 from tests.registry.newer import EXPANDING, upgraded_with
 
 from expunge.registry.migration import fits, is_current
 from expunge.registry.settings import Settings
+from expunge.registry.tables import Job
+from expunge.registry.vitals import Vitals
 from expunge.worker.running import Runner
 
 WAIT_SECONDS = 60
@@ -45,3 +48,27 @@ def test_a_data_set_is_sealed_and_a_model_is_trained(model_owner: User, worker: 
         time.sleep(0.1)
     assert job["state"] == "succeeded", job
     assert model_owner.get(f"/models/{model_id}").json()["head_checkpoint_id"]
+
+
+def test_operators_see_newer_workers_at_jobs_of_a_kind_that_is_unknown_here(
+    past: Past, model_owner: User, operator: User
+) -> None:
+    body = {"dataset_ids": [past.sealed(model_owner)]}
+    started = model_owner.post(f"/models/{model_owner.model()}/pretrain", body).json()["id"]
+    past.claimed(started)
+    with past.sessions.begin() as session:
+        dreaming = update(Job).where(Job.id == started).values(kind="dream", worker="newer")
+        session.execute(dreaming)
+    enter(past, "newer", kinds=["pretrain", "dream"])
+    try:
+        found = operator.get("/workers")
+        assert found.status_code == 200, found.text
+        (newer,) = (each for each in found.json()["workers"] if each["name"] == "newer")
+        assert (newer["kinds"], newer["jobs"][0]["kind"]) == (["pretrain", "dream"], "dream")
+        assert "dream" not in {each["kind"] for each in found.json()["queues"]}
+        up, *rest = Vitals(past.sessions).collect()
+        assert up.samples[0].value == 1
+        assert rest
+    finally:
+        with past.sessions.begin() as session:
+            session.execute(update(Job).where(Job.id == started).values(kind="pretrain"))

@@ -113,7 +113,7 @@ def held(session: Session, names: Collection[str]) -> dict[str, list[Job]]:
 
 
 def queues(session: Session) -> list[Queue]:
-    """One for every kind of job, also where nothing waits."""
+    """One for every kind of job that this version knows, also where nothing waits."""
     due = Job.due_at <= func.now()
     queued = Job.state == JobState.QUEUED
     counted = (
@@ -124,7 +124,7 @@ def queues(session: Session) -> list[Queue]:
             func.count().filter(Job.state.in_(LIVE_STATES)).label("running"),
             func.extract("epoch", func.now() - func.min(Job.due_at).filter(queued, due)),
         )
-        .where(Job.state.in_((JobState.QUEUED, *LIVE_STATES)))
+        .where(Job.state.in_((JobState.QUEUED, *LIVE_STATES)), Job.kind.in_(tuple(JobKind)))
         .group_by(Job.kind)
     )
     found = {kind: Queue(kind, 0, 0, 0, None) for kind in JobKind}

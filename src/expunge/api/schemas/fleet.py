@@ -17,7 +17,7 @@ class HeldJob(BaseModel):
     """A job that a worker is at. Whose it is and what it trains on is not told."""
 
     id: str = Field(examples=[f"job_{EXAMPLE_HEX}"])
-    kind: JobKind
+    kind: str = Field(description="A worker of a newer version may do other kinds than this one.")
     attempt: int
     seconds: float = Field(description="Since this attempt began.")
     share_done: float | None = Field(description="Of its steps; null where that is not known.")
@@ -29,7 +29,7 @@ class HeldJob(BaseModel):
         progress = row.progress or {}
         return cls(
             id=row.id,
-            kind=JobKind(row.kind),
+            kind=row.kind,
             attempt=row.attempt,
             seconds=(now - (row.claimed_at or now)).total_seconds(),
             share_done=_share_done(progress),
@@ -45,7 +45,7 @@ class Worker(BaseModel):
     state: WorkerState = Field(
         description="`gone`: nothing was heard of it lately; a day later it is forgotten."
     )
-    kinds: list[JobKind] = Field(description="Of jobs that it does.")
+    kinds: list[str] = Field(description="Of jobs that it does.")
     labels: list[str] = Field(description="What models may ask for.")
     device: str
     device_name: str | None
@@ -80,7 +80,7 @@ class Worker(BaseModel):
             name=row.name,
             role=row.role,
             state=state,
-            kinds=[JobKind(kind) for kind in row.kinds],
+            kinds=row.kinds,
             labels=row.labels,
             device=row.device,
             device_name=row.device_name,
@@ -117,7 +117,7 @@ class Fleet(BaseModel):
     """Who works, and what there is to do."""
 
     workers: list[Worker]
-    queues: list[Queue] = Field(description="One for every kind of job.")
+    queues: list[Queue] = Field(description="One for every kind of job that this version knows.")
     unserved: list[Unserved] = Field(description="Due jobs that nobody who is there can do.")
 
     @classmethod
