@@ -60,10 +60,22 @@ def test_a_unit_is_confined_and_has_time_to_stop(unit: Path) -> None:
     assert int(*values(unit, "TimeoutStopSec")) >= 30
 
 
-def test_a_training_process_hears_of_the_stop_from_its_worker_alone() -> None:
-    (train,) = (unit for unit in UNITS if unit.name == "expunge-train@.service")
+@pytest.fixture
+def train() -> Path:
+    (unit,) = (unit for unit in UNITS if unit.name == "expunge-train@.service")
+    return unit
+
+
+def test_a_training_process_hears_of_the_stop_from_its_worker_alone(train: Path) -> None:
     assert values(train, "KillMode") == ["mixed"]
     assert int(*values(train, "TimeoutStopSec")) >= 120
+
+
+def test_one_that_the_kernel_ends_for_lack_of_memory_does_not_take_its_worker_along(
+    train: Path,
+) -> None:
+    # Stopped, the worker would give the job back, and nobody would learn what it lacked.
+    assert values(train, "OOMPolicy") == ["continue"]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
