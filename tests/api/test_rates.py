@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from tests.api.conftest import Cast, problem_of
+from tests.api.conftest import Cast, User, problem_of
 
 from expunge.api.rates import FAILED, RateLimits, TooManyCalls, address_of
 from expunge.embedded.redis import Redis
@@ -179,6 +179,7 @@ class TestAddresses:
         [
             ("203.0.113.7", "203.0.113.7"),
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
             (None, "local"),
             ("testclient", "testclient"),
         ],
@@ -206,6 +207,19 @@ class TestOverHttp:
         assert written.headers["ratelimit-policy"] == f'"write";q={WRITES};w=60'
         assert other.get("/me").status_code == 200, "another key"
 
+    def test_calls_that_a_key_is_not_for_count_too(
+        self, cast: Cast, operator: User, url: str
+    ) -> None:
+        owner = cast.party(Role.DATA_OWNER)
+        issued = operator.post(f"/parties/{owner.id}/keys", {"scopes": ["read"]}).json()
+        headers = {"Authorization": f"Bearer {issued['secret']}"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as http:
+            first = refused = http.post("/datasets", json={"name": "photos"})
+            problem_of(first, 403, "scope-missing")
+            while refused.status_code == 403:
+                refused = http.post("/datasets", json={"name": "photos"})
+        problem_of(refused, 429, "too-many-calls")
+
     def test_an_address_that_tries_keys_waits_and_whoever_is_known_there_does_not(
         self, cast: Cast, anonymous: httpx.Client
     ) -> None:
@@ -215,8 +229,10 @@ class TestOverHttp:
         def tried(key: str) -> httpx.Response:
             return anonymous.get("/me", headers={"Authorization": f"Bearer {key}"})
 
-        answers = [tried(f"xpk_{number}") for number in range(2 * FAILURES + 2)]
-        assert {each.status_code for each in answers} == {401, 429}
-        problem_of(answers[-1], 429, "too-many-calls")
+        first = refused = tried("xpk_0")
+        while refused.status_code == 401:
+            refused = tried("xpk_1")
+        assert first.status_code == 401
+        problem_of(refused, 429, "too-many-calls")
         assert known.get("/me").status_code == 200
         assert anonymous.get("/healthz").status_code == 200

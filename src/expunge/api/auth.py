@@ -51,8 +51,9 @@ def authenticated(
     key = _live_key(request, service, credentials.credentials)
     request.scope[PARTY_ID] = key.party_id
     scope = scopes.needed_by(request)
-    scopes.require(key, scope)
+    # First: a call that the key is not for costs as much as another.
     request.scope[SHARE] = service.rates.spend(scope, key.id)
+    scopes.require(key, scope)
     if key.last_used_at is None or datetime.now(UTC) - key.last_used_at > _USE:
         with service.sessions.begin() as session:
             parties.note_use(session, key.id)

@@ -252,6 +252,9 @@ def address_of(host: str | None) -> str:
         address = ipaddress.ip_address(host or "")
     except ValueError:
         return host or "local"
-    if address.version == 4:  # noqa: PLR2004 - IP's version
+    if isinstance(address, ipaddress.IPv6Address):
+        # As a socket of both versions tells of callers by IPv4, who would all be in one network.
+        address = address.ipv4_mapped or address
+    if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
