@@ -269,6 +269,22 @@ def test_a_watcher_who_leaves_is_forgotten(
     scene.finish(scene.past.claimed(scene.job))
 
 
+def test_a_watcher_whose_key_is_revoked_sees_no_more(
+    data_owner: User, operator: User, url: str, scene: Scene
+) -> None:
+    issued = operator.post(f"/parties/{data_owner.id}/keys").json()
+    headers = {"Authorization": f"Bearer {issued['secret']}"}
+    with (
+        httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as http,
+        http.stream("GET", f"/requests/{scene.request}/events") as answer,
+    ):
+        events = read(answer.iter_lines())
+        assert next(events).data["state"] == "received"
+        assert data_owner.http.delete(f"/keys/{issued['id']}").status_code == 204
+        assert "end" not in [each.name for each in events], "it ends without one"
+    scene.finish(scene.past.claimed(scene.job))
+
+
 def test_waiting_ends_after_the_time_that_was_asked_for(data_owner: User, scene: Scene) -> None:
     scene.finish(scene.past.claimed(scene.job))
     started = time.monotonic()

@@ -127,6 +127,21 @@ class TestRotation:
         with with_secret(url, new) as http:
             problem_of(http.get("/me"), 403, "scope-missing")
 
+    def test_a_key_is_not_rotated_by_one_that_may_do_less(
+        self, owner: User, issue: Any, url: str
+    ) -> None:
+        full = key_of(owner)["id"]
+        issue(owner, scopes=["read"])
+        with issue(owner, scopes=["keys", "read"]) as http:
+            mine, reading, _ = (each["id"] for each in http.get("/keys").json()["items"])
+            refused = http.post(f"/keys/{full}/rotate")
+            problem = problem_of(refused, 403, "scopes-exceeded")
+            assert problem["scopes"] == ["keys", "read"]
+            assert "xpk_" not in refused.text
+            assert http.post(f"/keys/{reading}/rotate").json()["scopes"] == ["read"]
+            assert http.post(f"/keys/{mine}/rotate").status_code == 201
+        assert owner.post(f"/keys/{full}/rotate").status_code == 201
+
     def test_a_key_is_rotated_once_and_a_repeated_call_shows_no_secret(self, owner: User) -> None:
         path = f"/keys/{key_of(owner)['id']}/rotate"
         headers = {"Idempotency-Key": f"rotate-{owner.id}"}

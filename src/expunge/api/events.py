@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from expunge.api.schemas.values import Progress
 from expunge.api.service import Service
-from expunge.registry import lifecycles
+from expunge.registry import lifecycles, parties
 from expunge.registry.tables import LogRow
 
 POLL_SECONDS = 0.5
@@ -73,12 +73,18 @@ LastEventId = Annotated[Position, Depends(_position)]
 
 
 async def follow(
-    service: Service, subject_id: str, moment: Callable[[Session], Moment], position: Position
+    service: Service,
+    subject_id: str,
+    moment: Callable[[Session], Moment],
+    position: Position,
+    key_id: str,
 ) -> AsyncIterator[ServerSentEvent]:
-    """The events after `position`, as they happen, until the end."""
+    """The events after `position`, as they happen, until the end: that of the subject, or of the caller's key."""
 
-    def look(after: int) -> tuple[Moment, list[LogRow]]:
+    def look(after: int) -> tuple[Moment, list[LogRow]] | None:
         with service.sessions() as session:
+            if not parties.is_live(session, key_id):
+                return None
             # The state is read before the log: a final state's own log row is then always there.
             now = moment(session)
             rows = session.scalars(
@@ -90,7 +96,10 @@ async def follow(
             return now, list(rows)
 
     while True:
-        now, rows = await run_in_threadpool(look, position.seen)
+        found = await run_in_threadpool(look, position.seen)
+        if found is None:
+            return
+        now, rows = found
         for row in rows:
             position = Position(position.seen + 1)
             yield _state(row, position)

@@ -10,7 +10,7 @@ from sqlalchemy import Select, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from expunge.registry import idempotency, log, visibility
-from expunge.registry.errors import Conflict, NotFound, Unauthenticated
+from expunge.registry.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.tables import ApiKey, Party, Role, Scope
 
@@ -20,11 +20,15 @@ USE_SECONDS = 60
 """How exactly a key's last use is known: writing it down costs more than looking a key up."""
 
 # Every call begins with it: building a statement takes longer than running it.
-_LIVE_KEY = select(ApiKey).where(
-    ApiKey.secret_sha256 == bindparam("secret_sha256"),
-    ApiKey.revoked_at.is_(None),
-    func.coalesce(ApiKey.expires_at > func.now(), True),
-)
+_LIVES = (ApiKey.revoked_at.is_(None), func.coalesce(ApiKey.expires_at > func.now(), True))
+_LIVE_KEY = select(ApiKey).where(ApiKey.secret_sha256 == bindparam("secret_sha256"), *_LIVES)
+_LIVES_STILL = select(ApiKey.id).where(ApiKey.id == bindparam("key_id"), *_LIVES)
+
+
+class ScopesExceeded(Forbidden):
+    """A key would be made that may do more than the one that asks for it."""
+
+    slug, title = "scopes-exceeded", "Beyond the key's scopes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +96,33 @@ def issue_key(
 
 def rotate_key(
     session: Session,
-    party: Party,
+    used: ApiKey,
     key_id: str,
     *,
     overlap: timedelta,
     idempotency_key: str | None = None,
 ) -> IssuedKey:
-    """Replace an own, live key: a new secret with the same scopes and as long a life, the old one for `overlap` more.
+    """Replace a live key: a new secret with the same scopes and as long a life, the old one for `overlap` more.
 
-    With the Idempotency-Key of an earlier call, that call's key, without its secret.
+    `used` is the key of the call, one of the same party. With the Idempotency-Key of an earlier
+    call, that call's key, without its secret.
 
     Raises:
         IdempotencyConflict: the Idempotency-Key was used with other content.
-        NotFound: not an own key.
+        NotFound: not a key of the party.
+        ScopesExceeded: it may do what `used` may not.
         Conflict: it has ended, or was rotated before.
     """
     new_key_id = new_id(Prefix.KEY)
     content = [key_id, overlap.total_seconds()]
-    call = idempotency.Call(party.id, idempotency_key, "rotate-key", content)
+    call = idempotency.Call(used.party_id, idempotency_key, "rotate-key", content)
     if earlier := idempotency.remember(session, call, new_key_id):
         return IssuedKey(session.get_one(ApiKey, earlier), None)
-    own = select(ApiKey).where(ApiKey.id == key_id, ApiKey.party_id == party.id)
+    own = select(ApiKey).where(ApiKey.id == key_id, ApiKey.party_id == used.party_id)
     old = session.scalar(own.with_for_update(of=ApiKey))
     if old is None:
         raise NotFound.of("key", key_id)
+    _require_covered(used, old)
     now = datetime.now(UTC)
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         raise Conflict(f"Key {key_id} has ended; it cannot be rotated any more.")
@@ -124,15 +131,26 @@ def rotate_key(
     lifetime = None if old.expires_at is None else old.expires_at - old.created_at
     new = ApiKey(
         id=new_key_id,
-        party_id=party.id,
+        party_id=used.party_id,
         scopes=old.scopes,
         expires_at=None if lifetime is None else now + lifetime,
         replaces_id=key_id,
     )
     end = now + overlap
     old.expires_at = end if old.expires_at is None else min(end, old.expires_at)
-    log.append(session, party.id, key_id, "rotated", replaced_by=new_key_id)
-    return _added(session, new, party.id, party_id=party.id, replaces=key_id)
+    log.append(session, used.party_id, key_id, "rotated", replaced_by=new_key_id)
+    return _added(session, new, used.party_id, party_id=used.party_id, replaces=key_id)
+
+
+def _require_covered(used: ApiKey, other: ApiKey) -> None:
+    """Otherwise whoever holds a key that may do little would be shown the secret of one that may do more."""
+    if used.scopes is None or (other.scopes is not None and set(other.scopes) <= set(used.scopes)):
+        return
+    raise ScopesExceeded(
+        f"Key {other.id} may do more than the one that you call with: rotate it with itself, or with "
+        "a key that may do as much.",
+        scopes=used.scopes,
+    )
 
 
 def _added(session: Session, key: ApiKey, actor: str, **detail: object) -> IssuedKey:
@@ -190,6 +208,11 @@ def authenticate(session: Session, secret_sha256: str) -> ApiKey:
     if key is None:
         raise Unauthenticated("The key is unknown, expired or revoked.")
     return key
+
+
+def is_live(session: Session, key_id: str) -> bool:
+    """Whether a key has neither expired nor been revoked since it was met."""
+    return session.scalar(_LIVES_STILL, {"key_id": key_id}) is not None
 
 
 def digest_of(secret: str) -> str:

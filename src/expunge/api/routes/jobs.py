@@ -9,7 +9,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session, undefer
 
 from expunge.api import pages
-from expunge.api.auth import ModelOwner
+from expunge.api.auth import AnyCaller, ModelOwner
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
@@ -115,6 +115,7 @@ def _watched(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> str
 )
 async def follow_job(
     job_id: Annotated[str, Depends(_watched)],
+    caller: AnyCaller,
     service: CurrentService,
     last_event_id: LastEventId,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -129,5 +130,5 @@ async def follow_job(
             Progress.model_validate(row.progress) if live else None,
         )
 
-    async for event in follow(service, job_id, moment, last_event_id):
+    async for event in follow(service, job_id, moment, last_event_id, caller.key.id):
         yield event

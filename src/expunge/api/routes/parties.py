@@ -114,14 +114,15 @@ def rotate_key(
 ) -> schemas.IssuedKey:
     """Replace a key of yours: a new secret, shown once, for as long as the old key was made for.
 
-    The old secret works for `overlap_hours` more. Scopes stay. Repeated with its Idempotency-Key,
-    the call answers with the same key and `secret: null`.
+    The old secret works for `overlap_hours` more. Scopes stay: a key is replaced by itself or by one
+    that may do as much (`403 scopes-exceeded`). Repeated with its Idempotency-Key, the call answers
+    with the same key and `secret: null`.
     """
     wanted = body or schemas.Rotation()
     with service.sessions.begin() as session:
         issued = parties.rotate_key(
             session,
-            caller.party,
+            caller.key,
             key_id,
             overlap=timedelta(hours=wanted.overlap_hours),
             idempotency_key=idempotency_key,

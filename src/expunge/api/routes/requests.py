@@ -9,7 +9,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from expunge.api import pages
-from expunge.api.auth import ModelOwner, Owner, OwnerOrAuditor
+from expunge.api.auth import AnyCaller, ModelOwner, Owner, OwnerOrAuditor
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
@@ -213,6 +213,7 @@ def _watched(request_id: RequestPath, owner: Owner, service: CurrentService) -> 
 )
 async def follow_request(
     request_id: Annotated[str, Depends(_watched)],
+    caller: AnyCaller,
     service: CurrentService,
     last_event_id: LastEventId,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -223,5 +224,5 @@ async def follow_request(
         final = lifecycles.is_final(lifecycles.REQUEST, row.state)
         return Moment(row.state, final, schemas.visible_progress(row))
 
-    async for event in follow(service, request_id, moment, last_event_id):
+    async for event in follow(service, request_id, moment, last_event_id, caller.key.id):
         yield event
