@@ -168,6 +168,6 @@ class Fleet(Rig):
         worker = str(self.job(job_id)["worker"])
         for machine in (self.first, self.second):
             train = machine.processes.get("train")
-            if train is not None and worker.startswith(f"train-{train.pid}@"):
+            if train is not None and worker.startswith(f"train-{train.pid}."):
                 return machine
         return None

@@ -161,7 +161,7 @@ class Rig:
         def holder() -> str | None:
             job = self.job(job_id)
             pids = {f"train-{self.stack.processes[name].pid}": name for name in self.trainers}
-            return pids.get((job["worker"] or "").partition("@")[0]) if is_live(job) else None
+            return pids.get((job["worker"] or "").partition(".")[0]) if is_live(job) else None
 
         return self.eventually(holder, f"{job_id} runs")
 
@@ -169,7 +169,7 @@ class Rig:
         """Id of the job that the worker process of this name runs now."""
         held = self.rows(
             "SELECT id FROM jobs WHERE state IN ('running', 'evaluating') AND worker LIKE :name",
-            name=f"%-{self.stack.processes[worker].pid}@%",
+            name=f"%-{self.stack.processes[worker].pid}.%",
         )
         return str(held[0]["id"]) if held else None
 

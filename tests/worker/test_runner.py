@@ -68,6 +68,12 @@ def test_a_wake_up_returns_while_the_worker_stops(lab: Lab) -> None:
     assert time.monotonic() - started < HUNG_SECONDS
 
 
+def test_a_worker_that_starts_again_with_the_same_process_id_has_another_name(lab: Lab) -> None:
+    """As in a container: until its old lease runs out, it must not seem to do two jobs."""
+    context = Context(lab.settings, lab.sessions, lab.store)
+    assert len({Runner(context, [], "train").name for _ in range(4)}) > 1
+
+
 def test_heartbeats_go_on_after_an_error(
     lab: Lab, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

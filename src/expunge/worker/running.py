@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import secrets
 import socket
 import threading
 import time
@@ -56,8 +57,8 @@ class Runner:
         self._labels = labels
         self._woken = threading.Event()
         self._idle = threading.Event()
-        self.name = f"{role}-{os.getpid()}@{socket.gethostname()}"
-        """Who holds the leases, in rows and log."""
+        self.name = f"{role}-{os.getpid()}.{secrets.token_hex(2)}@{socket.gethostname()}"
+        """Who holds the leases, in rows and log. In a container that starts again all but the digits is the same."""
 
     @cached_property
     def encoders(self) -> "Encoders":

@@ -40,7 +40,7 @@ class HeldJob(BaseModel):
 class Worker(BaseModel):
     """A worker process."""
 
-    name: str = Field(description="As jobs and the log name it.", examples=["train-17@gpu-1"])
+    name: str = Field(description="As jobs and the log name it.", examples=["train-17.5e1f@gpu-1"])
     role: str
     state: WorkerState = Field(
         description="`gone`: nothing was heard of it lately; a day later it is forgotten."
