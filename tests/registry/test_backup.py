@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
 from tests.conftest import execute, text_of
@@ -27,6 +28,7 @@ from expunge.registry import (
 from expunge.registry.backup import BackupRefused, Restored, archive
 from expunge.registry.checkpoints import StoredWeights
 from expunge.registry.database import Sessions, connect, sessions
+from expunge.registry.migration import configuration
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
 from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Request, Table, TreeHead
@@ -212,6 +214,11 @@ class TestRefusals:
         with pytest.raises(BackupRefused, match="9999"):
             restored(service, fresh, other_store)
         assert rows(fresh, "parties") == []
+
+    def test_a_schema_that_is_not_this_programs(self, service: Service, fresh: Engine) -> None:
+        command.downgrade(configuration(text_of(fresh.url)), "0003")
+        with pytest.raises(BackupRefused, match="at revision 0003"):
+            backup.take(fresh, service.store, service.kept)
 
     def test_there_is_none(
         self, fresh: Engine, other_store: DirectoryStore, tmp_path: Path

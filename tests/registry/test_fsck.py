@@ -157,6 +157,14 @@ class TestCommandLine:
         assert self.call(monkeypatch, "restore", folder) == 2
         assert "not empty" in capsys.readouterr().err
 
+    def test_a_folder_that_cannot_be_written_is_told_as_refused(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = service.folder / "a file"
+        folder.touch()
+        assert self.call(monkeypatch, "backup", str(folder / "backups")) == 2
+        assert "a file" in capsys.readouterr().err
+
     def test_fsck_tells_people_and_programs_and_its_status_says_whether_to_act(
         self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

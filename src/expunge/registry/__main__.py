@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+import psycopg
+from sqlalchemy.exc import DBAPIError
 
 from expunge.evidence.signing import Signer, UnusableKey
 from expunge.registry import operations, parties, signing_keys
@@ -40,7 +41,8 @@ def main() -> None:
             sys.exit(operations.run(arguments, Settings()))
     except (NoSigningKey, UnusableKey, FileExistsError) as error:
         sys.exit(str(error))
-    except (BackupRefused, StoreUnavailable, OperationalError) as error:
+    # psycopg's own come from COPY, which SQLAlchemy knows nothing of.
+    except (BackupRefused, StoreUnavailable, DBAPIError, psycopg.Error, OSError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(CANNOT)
 

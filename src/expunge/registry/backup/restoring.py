@@ -86,7 +86,7 @@ def restore(
 def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None = None) -> int:
     """Put back, of the objects that rows name now, those that the store lost or that are damaged; how many.
 
-    Rows stay as they are. Each object is read.
+    Rows stay as they are. Each object is read. One that ends in this moment is left to the next sweep.
 
     Raises:
         BackupRefused: there is no such backup, or an object of it is damaged.
@@ -94,8 +94,14 @@ def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None =
     """
     kept = Archive(folder)
     there = set(kept.keys(name or _newest(kept)))
-    wanted = {key for key, _ in references.every(sessions(engine))}
-    return sum(_put(kept, store, key) for key in sorted(there & wanted))
+    within, put = sessions(engine), 0
+    wanted = {key for key, _ in references.every(within)}
+    for key in sorted(there & wanted):
+        with within() as session:
+            # Reading all of them takes hours, in which some may have ended.
+            is_wanted = bool(references.named(session, [key]))
+        put += is_wanted and _put(kept, store, key)
+    return put
 
 
 def _newest(kept: Archive) -> str:

@@ -82,6 +82,8 @@ class _Taking:
         self.copied: set[str] = set()
 
     def run(self) -> str:
+        with self._engine.connect() as connection:
+            _require_own_schema(connection)
         # Nearly everything is copied before the picture, which is then soon taken.
         self._copy(references.every(self._sessions))
         for number in range(PICTURES):

@@ -51,8 +51,9 @@ def unnamed(sessions: Sessions, store: ObjectStore) -> Iterator[Finding]:
     shown: list[str] = []
     while batch := list(islice(keys, orphans.BATCH)):
         with sessions() as session:
+            # In this order: a note ends when a row names the object.
             noted = select(PendingObject.key).where(PendingObject.key.in_(batch))
-            known = references.named(session, batch) | set(session.scalars(noted))
+            known = set(session.scalars(noted)) | references.named(session, batch)
         left = [key for key in batch if key not in known]
         found += len(left)
         shown += left[: SHOWN - len(shown)]
