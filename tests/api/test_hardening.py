@@ -52,6 +52,12 @@ def test_private_answers_are_not_stored(data_owner: User) -> None:
     assert data_owner.get("/me").headers["cache-control"] == "no-store"
 
 
+def test_nobody_is_sent_to_another_host(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/healthz/", headers={"Host": "elsewhere.example"})
+    problem_of(answer, 404, "not-found")
+    assert "location" not in answer.headers
+
+
 def test_no_other_origin_may_call(anonymous: httpx.Client, data_owner: User) -> None:
     foreign = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
     asked = anonymous.options("/datasets", headers=foreign)

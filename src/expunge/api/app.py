@@ -110,6 +110,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         spans.stop()
 
     app = FastAPI(
+        # Such a redirect names whatever host the caller named, by http behind a proxy for https.
+        redirect_slashes=False,
         title=openapi.TITLE,
         version=version("expunge"),
         lifespan=lifespan,
