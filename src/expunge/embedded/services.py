@@ -1,6 +1,5 @@
 """The service processes of a stack: how each is called, started, configured and stopped."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,8 +7,6 @@ HOST = "127.0.0.1"
 API_GRACE_SECONDS = 5.0
 # A worker that trains lets its training process write a snapshot and gives the job back.
 WORKER_GRACE_SECONDS = 20.0
-# On CPUs; a few images are encoded hardly faster on more.
-MAX_INTERACTIVE_THREADS = 4
 # Open event streams would hold up the stop; watchers resume where they were.
 API_STREAM_GRACE_SECONDS = 2
 
@@ -62,16 +59,9 @@ def services(
             "The interactive worker",
             _worker("interactive"),
             WORKER_GRACE_SECONDS,
-            {"EXPUNGE_DEVICE": devices[0], **_interactive_threads()},
+            {"EXPUNGE_DEVICE": devices[0]},
         ),
     ]
-
-
-def _interactive_threads() -> dict[str, str]:
-    """Training in this stack gives way, so audits may take the cores, unless the operator chose a number."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return {}
-    return {"OMP_NUM_THREADS": str(min(len(os.sched_getaffinity(0)), MAX_INTERACTIVE_THREADS))}
 
 
 def _worker(role: str) -> tuple[str, ...]:

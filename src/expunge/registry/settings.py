@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         description="Between two snapshots of a training run, at least; longer where one takes long.",
     )
     training_niceness: int = Field(
-        default=15,
+        default=10,
         ge=0,
         le=19,
         description="How far training processes give way to api and audits on the same cores (nice).",

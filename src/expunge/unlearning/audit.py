@@ -4,7 +4,9 @@ Streams: however large the set, only batches and what the audit keeps are in mem
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -112,12 +114,15 @@ def stream_outputs(
     sides = [_Sides(learner) for learner in (before, after)]
     start = 0
     bound = CPU_BATCH_IMAGES if target.type == "cpu" else GPU_BATCH_IMAGES
-    with measuring(before, target), measuring(after, target):
+    with measuring(before, target), measuring(after, target), ThreadPoolExecutor(2) as pool:
         for part in _bounded(batches, bound):
             batch = part.to(target)
             stop = start + len(batch)
             kept = chosen[(chosen >= start) & (chosen < stop)] - start
-            made = _batch_outputs((before, after), batch, make, views, max(1, bound // len(batch)))
+            together = max(1, bound // len(batch))
+            made = _batch_outputs(
+                (before, after), batch, make, views=views, together=together, pool=pool
+            )
             for side, found in zip(sides, made, strict=True):
                 side.take(batch, found, kept)
             start = stop
@@ -173,26 +178,41 @@ class _Sides:
 
 
 def _batch_outputs(
-    learners: Sequence[Learner], batch: ImageSet, make: ViewMaker, views: int, together: int
+    learners: Sequence[Learner],
+    batch: ImageSet,
+    make: ViewMaker,
+    *,
+    views: int,
+    together: int,
+    pool: Executor,
 ) -> list[dict[Level, Floats]]:
     """Of each learner, per level (V, B, D) L2-normalised outputs of a batch's views.
 
-    So many views go through at once, and each is made once for all learners.
+    So many views go through at once, and each is made once for all learners. Learners go side by
+    side: where one has to wait for a core, the other does not wait for it at every layer.
     """
     parts: list[dict[Level, list[Tensor]]] = [{} for _ in learners]
     for start in range(0, views, together):
         numbers = range(start, min(start + together, views))
         seen = torch.cat([make(batch.images, batch.ids, view) for view in numbers])
         shape = (len(numbers), len(batch), -1)
-        for learner, found in zip(learners, parts, strict=True):
-            features = learner.features(seen)
-            normalised = F.normalize(features, dim=1).view(shape)
-            found.setdefault("encoder", []).append(normalised)
-            if learner.has_projector:
-                found.setdefault("projector", []).append(learner.project(features).view(shape))
+        encoded = pool.map(partial(_encoded, seen=seen, shape=shape), learners)
+        for found, levels in zip(parts, encoded, strict=True):
+            for level, normalised in levels.items():
+                found.setdefault(level, []).append(normalised)
     return [
         {level: torch.cat(made).cpu().numpy() for level, made in found.items()} for found in parts
     ]
+
+
+@torch.no_grad()
+def _encoded(learner: Learner, *, seen: Tensor, shape: tuple[int, ...]) -> dict[Level, Tensor]:
+    """Per level L2-normalised outputs of a batch of views, in this shape and their dimension."""
+    features = learner.features(seen)
+    found: dict[Level, Tensor] = {"encoder": F.normalize(features, dim=1).view(shape)}
+    if learner.has_projector:
+        found["projector"] = learner.project(features).view(shape)
+    return found
 
 
 def _caption_outputs(learner: CLIP, captions: Captions) -> Floats:

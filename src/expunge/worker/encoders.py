@@ -38,8 +38,9 @@ MAX_REFERENCE = 512
 """More samples of others hardly sharpen a comparison, which the owner's few samples dominate."""
 
 CORES_A_THREAD = 4
-"""Beside training of the same priority, a thread that waits for one without a core holds both up: on two
-cores 8 samples in ten views took 3 to 4 seconds on two threads, and 0.3 to 0.5 on one."""
+"""Threads of one layer that share cores with other processes wait for each other: beside training of the
+same priority 8 samples in ten views took 3 to 4 seconds on two threads of two cores, and 0.3 to 0.5 on one.
+The two encoders of a comparison go side by side all the same."""
 NO_SAMPLES = Failure("refused", "none of the samples that were asked for is there")
 
 
