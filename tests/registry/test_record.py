@@ -30,6 +30,7 @@ from expunge.registry.migration import configuration, migrate
 from expunge.registry.record import checking, proofs, sealing
 from expunge.registry.record.checking import Checked, Link
 from expunge.registry.tables import LogLeaf, LogNode, LogRow, TreeHead, UnsealedRow
+from expunge.registry.vitals import Vitals
 
 SIGNER = Signer(Ed25519PrivateKey.generate())
 
@@ -416,6 +417,9 @@ def test_rows_that_no_seal_fits_hold_up_no_other_however_many_and_are_named(
         assert not sealing.is_due(session), "they are not looked at again"
         first = session.scalar(select(func.min(UnsealedRow.seq)))
     assert ledger.broken() == (Link.ROW_UNACCOUNTED, first)
+    told = {each.name: each.samples for each in Vitals(ledger.sessions).collect()}
+    counted = [told[f"expunge_log_{each}_rows"][0].value for each in ("refused", "unsealed")]
+    assert counted == [25, 0], "they do not wait: no seal is late"
     ledger.write(1)
     assert ledger.seal() == 1
 

@@ -194,8 +194,11 @@ def _requests(session: Session) -> Iterator[Metric]:
 
 
 def _record(session: Session) -> Iterator[Metric]:
-    unsealed = session.scalar(select(func.count()).select_from(UnsealedRow))
-    first = select(func.min(UnsealedRow.seq)).scalar_subquery()
+    waits = UnsealedRow.refused_at.is_(None)
+    unsealed, refused = session.execute(
+        select(func.count().filter(waits), func.count().filter(~waits)).select_from(UnsealedRow)
+    ).one()
+    first = select(func.min(UnsealedRow.seq)).where(waits).scalar_subquery()
     lag = session.scalar(select(_age(LogRow.at)).where(LogRow.seq == first))
     head = session.execute(
         select(TreeHead.size, _age(TreeHead.created_at)).order_by(TreeHead.size.desc()).limit(1)
@@ -203,6 +206,11 @@ def _record(session: Session) -> Iterator[Metric]:
     yield _gauge("expunge_log_unsealed_rows", "Rows of the log that wait for their seal.", unsealed)
     yield _gauge(
         "expunge_log_sealing_lag_seconds", "For how long the oldest of them has waited.", lag
+    )
+    yield _gauge(
+        "expunge_log_refused_rows",
+        "Rows of the log that no seal fits: they were written past the service.",
+        refused,
     )
     yield _gauge("expunge_log_sealed_rows", "Rows under the newest tree head.", head and head[0])
     age = GaugeMetricFamily("expunge_tree_head_age_seconds", "Since the newest tree head was made.")

@@ -103,7 +103,8 @@ def _unsealed(within: Sessions) -> Iterator[Finding]:
         select(func.count())
         .select_from(UnsealedRow)
         .join(LogRow, LogRow.seq == UnsealedRow.seq)
-        .where(LogRow.at < func.now() - LATE)
+        # Those that no seal fits are the record's own complaint.
+        .where(LogRow.at < func.now() - LATE, UnsealedRow.refused_at.is_(None))
     )
     with within() as session:
         if count := session.scalar(late):
