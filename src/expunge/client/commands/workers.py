@@ -37,6 +37,7 @@ def drawn(fleet: Fleet) -> RenderableType:
 
 def _workers(workers: list[Worker]) -> Table:
     table = _table("worker", "state", "device", "labels", "works at", "heard of")
+    table.columns[0].no_wrap = True
     for each in workers:
         table.add_row(
             escape(each.name),
