@@ -241,8 +241,18 @@ def test_the_command_line_repeats_an_audit_and_fails_where_it_differs(
     failed = CliRunner().invoke(build_app(), ["audit", "--replay", str(kept)])
     assert failed.exit_code == 1
     assert "levels/encoder/forgetting_score/mean" in failed.output
-    for wrong in (["audit"], ["audit", case.request, "--replay", str(kept)]):
-        assert CliRunner().invoke(build_app(), wrong).exit_code == 1
+    kept.write_text(json.dumps(told | {"id": "[/no] markup"}))
+    failed = CliRunner().invoke(build_app(), ["audit", "--replay", str(kept)])
+    assert "[/no] markup is not repeated" in failed.output
+    (tmp_path / "no.pem").write_text("no key")
+    for wrong in (
+        ["audit"],
+        ["audit", case.request, "--replay", str(kept)],
+        ["audit", "--replay", str(kept), "--signing-key", str(tmp_path / "no.pem")],
+        ["audit", case.request, "--local", "--signing-key", str(tmp_path / "no.pem")],
+    ):
+        refused = CliRunner().invoke(build_app(), wrong)
+        assert (refused.exit_code, type(refused.exception)) == (1, SystemExit)
 
 
 def test_delegations_are_given_listed_and_withdrawn(

@@ -12,6 +12,7 @@ from expunge.client.problems import DoubtError
 
 if TYPE_CHECKING:
     from expunge.client.local_audit import LocalAudit
+    from expunge.evidence.signing import PublicKey
 
 OUTPUTS_FILE, RECEIPT_FILE = "outputs.npz", "receipt.json"
 
@@ -57,6 +58,24 @@ def encode(
     session.show(made, hint=f"Kept in {out}: {OUTPUTS_FILE}, {RECEIPT_FILE}")
 
 
+def public_keys(paths: Sequence[Path]) -> "list[PublicKey]":
+    """The keys in these files.
+
+    Raises:
+        CommandError: one of them holds none.
+    """
+    # Imported here: as little as a command needs.
+    from expunge.evidence.signing import PublicKey, UnusableKey  # noqa: PLC0415
+
+    found = []
+    for path in paths:
+        try:
+            found.append(PublicKey.from_pem(path.read_bytes()))
+        except UnusableKey as error:
+            raise CommandError(f"{path}: {error}") from error
+    return found
+
+
 def audit_here(
     session: Session,
     request: str,
@@ -66,11 +85,8 @@ def audit_here(
     **asked: Any,
 ) -> None:
     """`expunge audit --local`: the same statistics, computed from outputs on this machine."""
-    from expunge.evidence.signing import PublicKey  # noqa: PLC0415 - as little as a command needs
-
     given = {name: value for name, value in asked.items() if value is not None}
-    keys = [PublicKey.from_pem(path.read_bytes()) for path in signing_key]
-    found = session.client.audit_at_home(request, keys=keys, **given)
+    found = session.client.audit_at_home(request, keys=public_keys(signing_key), **given)
     saved = [] if out is None else _save(session, found, out)
     if session.as_json:
         session.print_json(

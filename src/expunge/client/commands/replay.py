@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from expunge.client.commands.encodings import public_keys
 from expunge.client.commands.session import CommandError, Session
 
 if TYPE_CHECKING:
@@ -21,9 +23,7 @@ AUDIT_PREFIX = "aud_"
 
 def replay_here(session: Session, source: str, signing_key: Sequence[Path]) -> None:
     """Repeat the audit of a file, or of an id; status 1 if something differs."""
-    from expunge.evidence.signing import PublicKey  # noqa: PLC0415 - as little as a command needs
-
-    keys = [PublicKey.from_pem(path.read_bytes()) for path in signing_key]
+    keys = public_keys(signing_key)
     found = session.client.replay_audit(_recorded(session, source), keys=keys)
     if session.as_json:
         session.print_json({"same": not found.differing} | asdict(found))
@@ -45,22 +45,24 @@ def _recorded(session: Session, source: str) -> Any:
 
 
 def _tell(session: Session, found: "Replay") -> None:
+    # What stands in a file is no markup.
+    name = escape(found.audit_id)
     signed = f"signed by {found.signed_by}" if found.signed_by else "signature not checked"
     if not found.differing:
         session.out.print(
-            f"[bold]Audit {found.audit_id} is repeated:[/] {found.compared} digests and numbers are "
+            f"[bold]Audit {name} is repeated:[/] {found.compared} digests and numbers are "
             f"as recorded, to {found.largest_difference:.1g}.",
             highlight=False,
         )
     else:
         session.out.print(
-            f"[bold red]Audit {found.audit_id} is not repeated:[/] {len(found.differing)} of "
+            f"[bold red]Audit {name} is not repeated:[/] {len(found.differing)} of "
             f"{found.compared} digests and numbers differ.",
             highlight=False,
         )
         table = Table("what", "recorded", "now", box=None, pad_edge=False)
         for each in found.differing[:MAX_SHOWN]:
-            table.add_row(each.place, str(each.recorded), str(each.found))
+            table.add_row(*(escape(str(cell)) for cell in (each.place, each.recorded, each.found)))
         session.out.print(table)
         if len(found.differing) > MAX_SHOWN:
             session.out.print(f"and {len(found.differing) - MAX_SHOWN} more (--json)")
