@@ -79,7 +79,11 @@ class Relay:
 
 @contextmanager
 def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Relay]:
-    """In front of `server`; what `spoil` says of method and path: "refuse" it, "cut" its answer, "alter" its digest."""
+    """In front of `server`; what `spoil` says of method and path.
+
+    "refuse" it, "cut" its answer, "alter" its digest, answer with an error or with "html" but the
+    status of a success ("fail late").
+    """
     target = server.removeprefix("http://")
 
     class Handler(BaseHTTPRequestHandler):
@@ -92,6 +96,8 @@ def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Rela
             how = spoil(self.command, self.path)
             if how == "refuse":
                 status, headers, data = 503, {"Content-Type": "application/xml"}, xml("SlowDown")
+            elif how in LATE:
+                status, headers, data = 200, {"Content-Type": "application/xml"}, LATE[how]
             else:
                 connection = http.client.HTTPConnection(target)
                 connection.request(self.command, self.path, body, dict(self.headers))
@@ -131,6 +137,9 @@ def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Rela
 def xml(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
 
+
+LATE = {"fail late": xml("InternalError"), "html": b"<html>Please <b>log in</html>"}
+"""Bodies of answers that began like successes."""
 
 ANSWERS = {
     "unavailable": (503, "application/xml", xml("ServiceUnavailable")),

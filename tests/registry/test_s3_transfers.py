@@ -96,6 +96,21 @@ def test_after_a_part_that_never_arrives_nothing_is_left(
         store_at(endpoint).size(f"sha256/{sha256_file(large)[:2]}/{sha256_file(large)}")
 
 
+@pytest.mark.parametrize("how", ["fail late", "html"])
+def test_parts_that_are_not_put_together_are_no_object(
+    endpoint: str, client: Minio, large: Path, how: str
+) -> None:
+    """Servers answer 200 before they know whether it works."""
+
+    def spoil(method: str, path: str) -> str | None:
+        return how if method == "POST" and "uploadId=" in path else None
+
+    with relay(endpoint, spoil) as between, pytest.raises(StoreUnavailable):
+        store_at(between.endpoint).put(large, sha256_file(large))
+    assert left_over(client) == 0
+    assert list(store_at(endpoint).keys()) == []
+
+
 def test_a_server_that_takes_no_part_is_not_asked_for_long(endpoint: str, large: Path) -> None:
     with relay(endpoint, lambda method, _: "refuse" if method == "PUT" else None) as between:
         with pytest.raises(StoreUnavailable):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -54,7 +55,7 @@ def reaching() -> Iterator[None]:
     """Turn what keeps a server from answering well into StoreUnavailable; other refusals pass as S3Error."""
     try:
         yield
-    except (urllib3.exceptions.HTTPError, InvalidResponseError, ServerError) as error:
+    except (urllib3.exceptions.HTTPError, InvalidResponseError, ServerError, ParseError) as error:
         raise StoreUnavailable(str(error)) from error
     except S3Error as error:
         status = error.response.status
