@@ -299,18 +299,24 @@ class TestTaking:
         assert not left.exists()
         assert service.kept.stat().st_mode & 0o077 == 0, "it is for the operator's account only"
 
-    def test_owners_are_told_how_long_backups_may_hold_their_data(self, service: Service) -> None:
-        def conditions() -> list[str]:
-            with service.sessions() as session:
+    def test_owners_are_told_how_long_backups_may_hold_their_data(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        def conditions(within: Sessions) -> list[str]:
+            with within() as session:
                 found = residue.of(session, session.scalars(select(Request)).one())
             return [str(each.condition) for each in found if each.what == "backup"]
 
-        assert conditions() == []
+        assert conditions(service.sessions) == []
         service.backup()
-        assert "no time is set" in conditions()[0]
+        assert "no time is set" in conditions(service.sessions)[0]
         service.backup(keep_days=30)
-        (condition,) = conditions()
+        (condition,) = conditions(service.sessions)
         assert "30 days old" in condition
+        # Also where the row that says so came after the picture.
+        restored(service, fresh, other_store, keep_days=7)
+        (condition,) = conditions(sessions(fresh))
+        assert "7 days old" in condition
 
 
 class TestEndings:

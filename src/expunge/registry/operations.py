@@ -98,7 +98,9 @@ def _told_of(taken: Taken) -> dict[str, Any]:
     }
 
 
-def _restore(arguments: argparse.Namespace, _: Settings, engine: Engine, store: ObjectStore) -> int:
+def _restore(
+    arguments: argparse.Namespace, settings: Settings, engine: Engine, store: ObjectStore
+) -> int:
     if arguments.objects_only:
         put = backup.mend(engine, store, arguments.folder, name=arguments.name)
         _print({"objects_put": put})
@@ -110,6 +112,7 @@ def _restore(arguments: argparse.Namespace, _: Settings, engine: Engine, store: 
         name=arguments.name,
         manifest_sha256=arguments.manifest_sha256,
         add_to_store=arguments.add_to_store,
+        keep_days=settings.backup_retention_days,
     )
     _print(_told_of_restored(restored))
     return 1 if restored.held or restored.manifest.missing else 0

@@ -317,7 +317,7 @@ def _backups(session: Session) -> Iterator[Residue]:
     """The operator's backups, once there is one; they hold what was there when each was taken."""
     newest = session.scalar(
         select(LogRow.detail["keep_days"].as_float())
-        .where(LogRow.subject_id == log.BACKUP, LogRow.event == log.TAKEN)
+        .where(LogRow.subject_id == log.BACKUP, LogRow.event.in_((log.TAKEN, log.RESTORED)))
         .order_by(LogRow.seq.desc())
         .limit(1)
     )

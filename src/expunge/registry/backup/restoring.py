@@ -50,11 +50,13 @@ def restore(
     name: str | None = None,
     manifest_sha256: str | None = None,
     add_to_store: bool = False,
+    keep_days: float = 0,
 ) -> Restored:
     """Restore the backup of that name, the newest if none is named; nothing else may use the database meanwhile.
 
     The database must be empty, and the store as well unless `add_to_store`: what is there then stays,
-    and damaged objects are replaced.
+    and damaged objects are replaced. `keep_days` (0: no time is set) is what owners are told of how long
+    backups are kept, as in `take`.
 
     Raises:
         BackupRefused: it cannot be restored, and why; the database is as empty as before, unless the
@@ -78,7 +80,7 @@ def restore(
     if manifest.revision != newest():
         migrate(_url(engine))
     within = sessions(engine)
-    requeued = _fence(within, manifest)
+    requeued = _fence(within, manifest, keep_days)
     _check_log(engine, manifest.log)
     return Restored(name, manifest, requeued, endings.again(within, ended), put)
 
@@ -168,7 +170,7 @@ def _url(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=False)
 
 
-def _fence(within: Sessions, manifest: Manifest) -> list[str]:
+def _fence(within: Sessions, manifest: Manifest, keep_days: float) -> list[str]:
     """Take all leases away, announce anew what waits, and tell of it in the log."""
     absent = {each.key for each in manifest.missing}
     with within.begin() as session:
@@ -180,6 +182,8 @@ def _fence(within: Sessions, manifest: Manifest) -> list[str]:
             "taken_at": manifest.taken_at.isoformat(),
             "log_size": 0 if manifest.log is None else manifest.log.size,
             "requeued": len(requeued),
+            # That this backup was taken came after its picture.
+            "keep_days": keep_days,
         }
         log.append(session, log.SERVICE, log.BACKUP, log.RESTORED, **told)
     return requeued

@@ -142,7 +142,7 @@ def _backups(within: Sessions, settings: Settings) -> Iterator[Finding]:
         newest = session.scalar(taken)
         is_old = newest is not None and session.scalar(select(func.now() - BACKUP_AGE > newest))
     if newest is None:
-        yield Finding(Check.BACKUPS, "no backup was taken with this program", broken=False)
+        yield Finding(Check.BACKUPS, "no backup was taken of this database", broken=False)
         return
     if is_old:
         words = f"the newest backup is of {newest:%Y-%m-%d}"
