@@ -66,6 +66,20 @@ def test_a_job_has_a_trace_of_its_own_that_its_call_links_to(collector: Collecto
     assert named["service.name"] == "expunge-test"
 
 
+def test_of_what_goes_wrong_the_kind_is_told_and_no_word(collector: Collector) -> None:
+    collector.start()
+    with (
+        pytest.raises(ValueError, match="private"),
+        spans.attempt(new_id(Prefix.JOB), "unlearn", 1),
+        spans.phase("staging"),
+    ):
+        raise ValueError("holiday-private-17.png is damaged")
+    found = collector.spans()
+    for span in found.values():
+        assert (span.status.code, span.status.message) == (Status.STATUS_CODE_ERROR, "ValueError")
+    assert "private" not in str(collector.received)
+
+
 def test_what_the_caller_does_not_sample_is_not_sent(collector: Collector) -> None:
     collector.start()
     with spans.call("GET", CALLER[:-2] + "00") as unsampled:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -75,10 +76,9 @@ class Telemetry:
     def call(self, method: str, traceparent: str) -> Iterator[Span]:
         """As `spans.call`."""
         caller = self._propagator.extract({"traceparent": traceparent}, context=Context())
-        with self._tracer.start_as_current_span(
-            method, context=caller, kind=SpanKind.SERVER, attributes={"http.request.method": method}
-        ) as span:
-            yield _Traced(span)
+        told = {"http.request.method": method}
+        with self._started(method, context=caller, kind=SpanKind.SERVER, attributes=told) as span:
+            yield span
 
     def queued(self, job_id: str, kind: str) -> None:
         """As `spans.queued`."""
@@ -103,17 +103,15 @@ class Telemetry:
     def attempt(self, job_id: str, kind: str, number: int) -> Iterator[Span]:
         """As `spans.attempt`."""
         queue = trace.set_span_in_context(trace.NonRecordingSpan(_first_of(job_id)), Context())
-        with self._tracer.start_as_current_span(
-            f"attempt {kind}",
-            context=queue,
-            kind=SpanKind.CONSUMER,
-            attributes={
-                "expunge.job.id": job_id,
-                "expunge.job.kind": kind,
-                "expunge.job.attempt": number,
-            },
+        told = {
+            "expunge.job.id": job_id,
+            "expunge.job.kind": kind,
+            "expunge.job.attempt": number,
+        }
+        with self._started(
+            f"attempt {kind}", context=queue, kind=SpanKind.CONSUMER, attributes=told
         ) as span:
-            yield _Traced(span)
+            yield span
 
     def happened(self, event: str) -> None:
         """As `spans.happened`."""
@@ -122,8 +120,20 @@ class Telemetry:
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
         """As `spans.phase`."""
-        with self._tracer.start_as_current_span(name) as span:
-            yield _Traced(span)
+        with self._started(name) as span:
+            yield span
+
+    @contextmanager
+    def _started(self, name: str, **how: Any) -> Iterator[Span]:
+        with self._tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False, **how
+        ) as span:
+            try:
+                yield _Traced(span)
+            except Exception as error:
+                # Not its words: they may name samples, or hold what a caller sent.
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
 
 def _first_of(job_id: str) -> SpanContext:
