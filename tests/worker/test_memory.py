@@ -3,6 +3,7 @@
 import os
 import resource
 import threading
+from typing import Any
 
 import psutil
 from sqlalchemy import select
@@ -13,6 +14,8 @@ from expunge.registry import jobs
 from expunge.registry.jobs import Failure
 from expunge.registry.tables import Job, JobKind, LogRow
 from expunge.unlearning.catalog import MoCo
+from expunge.worker.task import TrainingTask
+from expunge.worker.watching import JobCrashed, final
 
 OUT_OF_MEMORY = Failure("out-of-memory", "the training process ran out of memory", "CUDA's words")
 OTHERWISE = Failure("signal", "the training process was ended by SIGSEGV")
@@ -78,6 +81,23 @@ def test_what_does_not_fit_either_way_fails_and_says_what_to_do(lab: Lab, world:
     )
     assert job.failure is not None
     assert job.failure["kind"] == "out-of-memory"
+
+
+def test_memory_that_others_took_is_not_put_down_to_a_step_that_did_fit() -> None:
+    crash = JobCrashed(OUT_OF_MEMORY)
+    files: dict[str, Any] = {"retain_shards": [], "unlearn_shards": [], "base": None}
+    files |= {"result": "", "snapshot": "", "snapshot_seconds": 1.0}
+    task = TrainingTask(
+        encoder={"image_size": 32},
+        method=None,
+        params={"batch_size": 64},
+        seed=0,
+        device="cpu",
+        recompute=True,
+        **files,
+    )
+    assert final(crash, task, {"step": 1}) is crash
+    assert not isinstance(final(crash, task, None), JobCrashed)
 
 
 def test_work_that_trains_nothing_has_no_other_way(lab: Lab, world: World) -> None:

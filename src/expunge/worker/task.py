@@ -42,6 +42,10 @@ class TrainingTask:
         batch, size = self.params["batch_size"], self.encoder["image_size"]
         return f"a step of {batch} samples of {size} × {size} pixels"
 
+    def fits(self, progress: dict[str, Any] | None) -> bool:
+        """Whether that fits for sure: a first report comes after a step. Then others took the memory."""
+        return progress is not None
+
 
 @dataclass(frozen=True)
 class ComparisonTask:
@@ -65,6 +69,10 @@ class ComparisonTask:
     def step(self) -> str:
         """What has to fit into memory."""
         return "one of its runs"
+
+    def fits(self, _: dict[str, Any] | None) -> bool:
+        """Never for sure: the next run may need more than those before it."""
+        return False
 
 
 Task = TrainingTask | ComparisonTask

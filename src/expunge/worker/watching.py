@@ -107,7 +107,8 @@ class Watch:
             metering.SPEED.set(0)
         self._take_messages()
         if self._result is None:
-            raise _final(self._failure or self._ending(process.returncode), task)
+            failure = self._failure or self._ending(process.returncode)
+            raise final(failure, task, self._held.progress)
         # Told last, when all is written: a process that stumbles on its way out does no harm.
         return self._result
 
@@ -197,10 +198,15 @@ def _crash(kind: Any, words: str) -> JobCrashed | OSError:
     return JobCrashed(Failure(kind, CRASHES[kind], words))
 
 
-def _final(failure: JobFailed | OSError, task: Task) -> JobFailed | OSError:
-    """What is too large even for the way that needs least memory is not tried again."""
+def final(
+    failure: JobFailed | OSError, task: Task, progress: dict[str, Any] | None
+) -> JobFailed | OSError:
+    """What is too large even for the way that needs least memory is not tried again; of others the failure itself.
+
+    `progress` is what the attempt reported last.
+    """
     told = failure.failure if isinstance(failure, JobFailed) else None
-    if told is None or told.kind != "out-of-memory" or not task.recompute:
+    if told is None or told.kind != "out-of-memory" or not task.recompute or task.fits(progress):
         return failure
     reason = f"{told.reason}, also with activations made anew instead of kept"
     advice = "lower batch_size, or let the model's policy ask for workers with more memory "
