@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Collection
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, and_, case, cast, func, or_, select, text, update
@@ -162,7 +163,7 @@ def claim_next(
     Order: the kind's rank, where waiting counts too; then owners with the fewest running jobs,
     and of those the one that was served longest ago; then the owner's own priority, then age.
     """
-    turns = _turns(kinds, labels).limit(CANDIDATES)
+    turns = _turns(tuple(kinds), tuple(labels))
     while True:
         with sessions() as session:
             waiting = session.scalars(turns).all()
@@ -175,8 +176,12 @@ def claim_next(
                 return lease
 
 
-def _turns(kinds: Collection[JobKind], labels: Collection[str]) -> Select[str]:
-    """Ids of the jobs of these kinds that can be claimed, in turn; each owner is looked at once."""
+@lru_cache
+def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str]:
+    """Ids of the first jobs of these kinds that can be claimed, in turn; each owner is looked at once.
+
+    A worker asks the same again and again: putting the statement together costs more than running it.
+    """
     jobs = (
         select(Job.id, Job.owner_id, Job.kind, Job.priority, Job.due_at)
         .where(_claimable(), Job.kind.in_(kinds), _fits(labels))
@@ -211,6 +216,7 @@ def _turns(kinds: Collection[JobKind], labels: Collection[str]) -> Select[str]:
             jobs.c.due_at,
             jobs.c.id,
         )
+        .limit(CANDIDATES)
     )
 
 
