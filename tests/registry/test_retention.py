@@ -156,6 +156,24 @@ class TestTime:
         estate.policy(keep_days=7)
         assert estate.scene.base in estate.sweep().ended
 
+    def test_a_model_whose_policy_cannot_be_read_holds_up_no_other(self, estate: Estate) -> None:
+        scene, house = estate.scene, estate.house
+        other = house.model(scene.model_owner)
+        base = house.pretrained(scene.model_owner, other, [scene.own, scene.firsts])
+        estate.forgot_firsts()
+        lease = house.claim(str(house.request(house.ask(scene.first, other, scene.firsts)).job_id))
+        with estate.sessions.begin() as session:
+            checkpoints.record_unlearned(session, lease, estate.weights(b"other"), {"seconds": 1.0})
+        estate.end_work()
+        estate.let_pass(31)
+        first = Model.id == scene.model
+        with estate.sessions.begin() as session:
+            session.execute(update(Model).where(first).values(policy={"keep_days": "for ever"}))
+        assert estate.sweep().ended == [base]
+        with estate.sessions.begin() as session:
+            session.execute(update(Model).where(first).values(policy={}))
+        assert scene.base in estate.sweep().ended
+
     def test_zero_days_are_none(self, estate: Estate) -> None:
         estate.policy(keep_days=0)
         estate.forgot_firsts()

@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, lazyload
 
 from expunge.registry import destruction, policies
@@ -33,22 +35,40 @@ Row = TypeVar("Row", Checkpoint, Dataset)
 KEPT = (CheckpointState.CHECKING, CheckpointState.READY, CheckpointState.INVALID)
 """States in which a checkpoint's objects are there."""
 
+logger = structlog.get_logger(__name__)
+
 
 def start(sessions: Sessions) -> list[str]:
-    """Begin the destruction of every checkpoint whose time is over; their ids. Any number may do so at once."""
+    """Begin the destruction of every checkpoint whose time is over; their ids. Any number may do so at once.
+
+    What goes wrong with one model holds up none of the others, and the next time tries it again.
+
+    Raises:
+        DBAPIError: the database is away.
+    """
     with sessions() as session:
         model_ids = session.scalars(select(Checkpoint.model_id).where(_holds()).distinct()).all()
     started: list[str] = []
     for model_id in sorted(model_ids):
-        with sessions.begin() as session:
-            # The row that promotion locks too: a checkpoint is put in force or destroyed, not both.
-            model = session.get_one(Model, model_id, with_for_update={"key_share": True})
-            days = policies.of(model.policy).keep_days
-            reason = f"holds data that was forgotten on request; kept for {days} days after"
-            for checkpoint in due(session, model):
-                _begin(session, checkpoint, reason)
-                started.append(checkpoint.id)
+        try:
+            started += _start_of(sessions, model_id)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            logger.warning("destruction begins later", model_id=model_id, error=str(error))
     return started
+
+
+def _start_of(sessions: Sessions, model_id: str) -> list[str]:
+    with sessions.begin() as session:
+        # The row that promotion locks too: a checkpoint is put in force or destroyed, not both.
+        model = session.get_one(Model, model_id, with_for_update={"key_share": True})
+        days = policies.of(model.policy).keep_days
+        reason = f"holds data that was forgotten on request; kept for {days} days after"
+        ending = due(session, model)
+        for checkpoint in ending:
+            _begin(session, checkpoint, reason)
+        return [checkpoint.id for checkpoint in ending]
 
 
 def due(session: Session, model: Model) -> list[Checkpoint]:
