@@ -11,6 +11,7 @@ from tests.api.test_access import OPERATIONS
 
 from expunge.api.app import KEYED, OPEN, create_app
 from expunge.api.bodies import MAX_JSON_DEPTH
+from expunge.api.problems import MAX_ERRORS
 from expunge.api.routes import metrics
 from expunge.registry.settings import Settings
 
@@ -79,15 +80,23 @@ def test_the_documentation_runs_its_own_script_and_no_other(anonymous: httpx.Cli
 class TestJson:
     """Bodies that would fill the stack."""
 
-    @pytest.mark.parametrize("depth", [MAX_JSON_DEPTH + 1, 100_000])
-    @pytest.mark.parametrize("bracket", ["[", '{"a":'])
-    def test_deep_ones_are_refused(self, data_owner: User, depth: int, bracket: str) -> None:
-        body = bracket * depth
+    @pytest.mark.parametrize("depth", [MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1, 100_000])
+    @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+    def test_deep_ones_are_refused(
+        self, data_owner: User, depth: int, opened: str, closed: str
+    ) -> None:
+        body = opened * depth + "0" + closed * depth
         answer = data_owner.http.post(
             "/datasets", content=body, headers={"Content-Type": "application/json"}
         )
         problem = problem_of(answer, 422, "invalid")
-        assert str(MAX_JSON_DEPTH) in problem["detail"]
+        too_deep = f"At most {MAX_JSON_DEPTH} levels" in problem["detail"]
+        assert too_deep == (depth > MAX_JSON_DEPTH)
+
+    def test_an_answer_does_not_grow_with_what_is_wrong(self, data_owner: User) -> None:
+        body = {"name": "x"} | {f"more {number}": number for number in range(5_000)}
+        asked = data_owner.post("/datasets", body)
+        assert len(problem_of(asked, 422, "invalid")["errors"]) == MAX_ERRORS
 
     def test_brackets_in_strings_and_side_by_side_are_not_deep(self, data_owner: User) -> None:
         name = '[{"\\' * 40

@@ -42,7 +42,7 @@ DOMAIN_HEADERS = {
 MEANINGS = {
     400: "A header that the call needs is missing or malformed.",
     401: "The key is missing, unknown, expired or revoked.",
-    403: "The key's role may not make this call.",
+    403: "The key's role or scopes do not allow this call.",
     404: "It does not exist, or it belongs to another party.",
     408: "The body came too slowly.",
     409: "It is in a state in which the call makes no sense.",
@@ -56,6 +56,8 @@ MEANINGS = {
 
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected", "multiple_of")
 """What pydantic's error context says of a bound."""
+MAX_ERRORS = 100
+"""That one answer names: a small body may hold tens of thousands."""
 RAISED = "Value error, "
 """What pydantic puts before the words of our own validators."""
 
@@ -166,7 +168,7 @@ def _validation(_: Request, error: RequestValidationError) -> Response:
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return problem(404, "not-found", "Not found", "There is no such resource.")
-    errors = [_input_error(each) for each in found]
+    errors = [_input_error(each) for each in found[:MAX_ERRORS]]
     return problem(
         422,
         "invalid",
