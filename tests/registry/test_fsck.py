@@ -165,6 +165,13 @@ class TestCommandLine:
         assert self.call(monkeypatch, "backup", str(folder / "backups")) == 2
         assert "a file" in capsys.readouterr().err
 
+    def test_settings_that_are_missing_are_named(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.delenv("EXPUNGE_OBJECT_STORE")
+        assert self.call(monkeypatch, "fsck") == 2
+        assert "object_store" in capsys.readouterr().err
+
     def test_fsck_tells_people_and_programs_and_its_status_says_whether_to_act(
         self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psycopg
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from expunge.evidence.signing import Signer, UnusableKey
@@ -41,6 +42,10 @@ def main() -> None:
             sys.exit(operations.run(arguments, Settings()))
     except (NoSigningKey, UnusableKey, FileExistsError) as error:
         sys.exit(str(error))
+    # Of settings that are missing or wrong; their values are not in its words.
+    except ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(CANNOT)
     # psycopg's own come from COPY, which SQLAlchemy knows nothing of.
     except (BackupRefused, StoreUnavailable, DBAPIError, psycopg.Error, OSError) as error:
         sys.stderr.write(f"{error}\n")
