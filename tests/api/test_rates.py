@@ -104,6 +104,13 @@ class TestTogether:
         assert sum(taken) == 500
         limits.close()
 
+    def test_celerys_word_for_a_database_behind_a_socket_is_understood(self, clean: str) -> None:
+        databases = [f"{clean}?virtual_host={number}" for number in (0, 1)]
+        processes = [RateLimits(url, {"read": 10}, clock=Clock()) for url in databases * 2]
+        assert [spent(each) for each in processes] == [10, 10, 0, 0]
+        for each in processes:
+            each.close()
+
     def test_counters_end_by_themselves(self, clean: str) -> None:
         limits = RateLimits(clean, {"read": 500}, clock=Clock())
         limits.spend("read", "a")
@@ -117,8 +124,9 @@ class TestTogether:
 class TestAlone:
     """No Redis: each process counts for itself."""
 
-    def test_the_quota_holds_per_process(self) -> None:
-        processes = [RateLimits(NOWHERE, {"read": 30}, clock=Clock()) for _ in range(2)]
+    @pytest.mark.parametrize("url", [NOWHERE, "sentinel://127.0.0.1:1"])
+    def test_the_quota_holds_per_process(self, url: str) -> None:
+        processes = [RateLimits(url, {"read": 30}, clock=Clock()) for _ in range(2)]
         assert [spent(each) for each in processes] == [30, 30]
         for each in processes:
             each.close()

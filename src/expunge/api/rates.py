@@ -31,6 +31,7 @@ MAX_ACCOUNTS = 100_000
 MAX_KNOWN_KEYS = 10_000
 FAILED = "failed"
 """Kind of what is counted by address: keys that are none."""
+SOCKET_SCHEME = "redis+socket://"
 IPV6_PREFIX = 64
 """Bits that one subscriber holds: whoever has an address there has all of them."""
 
@@ -93,8 +94,7 @@ class RateLimits:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # Celery's form of a socket's address is its own.
-        self._redis_url = redis_url.replace("redis+socket://", "unix://", 1)
+        self._redis_url = redis_url
         self._quotas = quotas
         self._clock = clock
         self._guard = threading.Lock()
@@ -125,7 +125,7 @@ class RateLimits:
         """Ask Redis for a sign of life.
 
         Raises:
-            RedisError, OSError: it does not answer.
+            RedisError, OSError, ValueError: it does not answer, or is none.
         """
         self._client().ping()
 
@@ -203,11 +203,11 @@ class RateLimits:
             now = time.monotonic()
             if now < self._away_until:
                 return None
-        client = self._client()
         portion = max(1, quota // PORTIONS)
         try:
-            answer = client.eval(DRAW, 1, counter, quota, portion, 2 * WINDOW_SECONDS)
-        except (RedisError, OSError) as error:
+            answer = self._client().eval(DRAW, 1, counter, quota, portion, 2 * WINDOW_SECONDS)
+        # The last of an address that is Celery's alone, such as that of another kind of broker.
+        except (RedisError, OSError, ValueError) as error:
             with self._guard:
                 self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("calls are counted per process: no Redis", error=type(error).__name__)
@@ -237,6 +237,9 @@ def _connect(url: str) -> "Redis":
     from redis.backoff import NoBackoff  # noqa: PLC0415
     from redis.retry import Retry  # noqa: PLC0415
 
+    if url.startswith(SOCKET_SCHEME):
+        # Celery's words for a socket and its database are its own.
+        url = f"unix://{url.removeprefix(SOCKET_SCHEME)}".replace("virtual_host=", "db=")
     return Redis.from_url(
         url,
         socket_connect_timeout=TIMEOUT_SECONDS,
