@@ -260,7 +260,7 @@ def test_a_watcher_who_leaves_is_forgotten(
     path = f"/requests/{scene.request}/events"
     with data_owner.http.stream("GET", path) as answer:
         next(read(answer.iter_lines()))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while path not in [
         each.msg.get("path") for each in caplog.records if isinstance(each.msg, dict)
     ]:
@@ -290,7 +290,7 @@ def test_waiting_ends_after_the_time_that_was_asked_for(data_owner: User, scene:
     started = time.monotonic()
     body = {"request_id": scene.request}
     answer = data_owner.post("/audit", body, headers={"Prefer": "respond-async, wait=1"})
-    assert 1 <= time.monotonic() - started < 10
+    assert 1 <= time.monotonic() - started < 60
     assert answer.status_code == 202
     assert answer.json()["state"] == "queued"
     assert answer.headers["preference-applied"] == "wait=1"
