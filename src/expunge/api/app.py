@@ -110,8 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         spans.stop()
 
     app = FastAPI(
-        # Such a redirect names whatever host the caller named, by http behind a proxy for https.
-        redirect_slashes=False,
+        redirect_slashes=False,  # These go to whatever host the caller named.
         title=openapi.TITLE,
         version=version("expunge"),
         lifespan=lifespan,
