@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from expunge.registry.database import Sessions, connect, sessions
 from expunge.registry.migration import configuration
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
-from expunge.registry.tables import ApiKey, Dataset, Grant, Job, Request, Table, TreeHead
+from expunge.registry.tables import Dataset, Grant, Job, Request, Table, TreeHead
 from expunge.registry.transitions import LeaseLost
 
 FENCED = {"jobs", "requests", "log", "log_unsealed", "pending_objects"}
@@ -325,14 +326,18 @@ class TestEndings:
     ) -> None:
         unused, regranted = service.sealed(), service.sealed()
         with service.sessions.begin() as session:
-            key_id = parties.issue_key(session, service.owner.id, actor="test", expires_in_days=1)
+            revoked, rotated, kept_on = (
+                parties.issue_key(session, service.owner.id, actor="test", expires_in_days=1).key
+                for _ in range(3)
+            )
             anew = service.sealed()
             datasets.withdraw_grant(session, service.owner, anew, service.model_owner.id)
         with service.sessions.begin() as session:
             datasets.grant(session, service.owner, anew, service.model_owner.id)
         service.backup()
         with service.sessions.begin() as session:
-            session.get_one(ApiKey, key_id.key.id).revoked_at = key_id.key.created_at
+            parties.revoke_key(session, service.owner, revoked.id)
+            parties.rotate_key(session, rotated, rotated.id, overlap=timedelta())
             for each in (*service.sets, regranted):
                 datasets.withdraw_grant(session, service.owner, each, service.model_owner.id)
         with service.sessions.begin() as session:
@@ -344,7 +349,11 @@ class TestEndings:
         assert found.held == {}
         within = sessions(fresh)
         with within() as session:
-            assert session.get_one(ApiKey, key_id.key.id).revoked_at is not None
+            assert [parties.is_live(session, each.id) for each in (revoked, rotated, kept_on)] == [
+                False,
+                False,
+                True,
+            ]
             assert session.get_one(Dataset, unused).state == "deleting"
             assert session.scalars(select(Grant.dataset_id)).all() == [anew]
         gone = service.put("another") and set(other_store.keys())

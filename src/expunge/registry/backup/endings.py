@@ -1,13 +1,13 @@
 """What has ended for good and must not come back with a backup that was taken before: noted, and ended again.
 
-Data sets that were deleted, checkpoints that were destroyed, keys that were revoked, delegations and
-grants that were withdrawn. Holds ids and times, nothing of their content.
+Data sets that were deleted, checkpoints that were destroyed, keys that were revoked or ran out (when
+they were rotated, say), delegations and grants that were withdrawn. Holds ids and times, nothing of their content.
 """
 
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from expunge.registry import deletion, log, retention
@@ -90,7 +90,13 @@ def _now(session: Session) -> Endings:
     return Endings(
         datasets=frozenset(session.scalars(select(Dataset.id).where(deleted))),
         checkpoints=frozenset(session.scalars(select(Checkpoint.id).where(destroyed))),
-        keys=frozenset(session.scalars(select(ApiKey.id).where(ApiKey.revoked_at.is_not(None)))),
+        keys=frozenset(
+            session.scalars(
+                select(ApiKey.id).where(
+                    or_(ApiKey.revoked_at.is_not(None), ApiKey.expires_at <= func.now())
+                )
+            )
+        ),
         delegations=frozenset(
             session.scalars(select(Delegation.id).where(Delegation.withdrawn_at.is_not(None)))
         ),
@@ -132,7 +138,11 @@ def _delete(session: Session, dataset_id: str) -> None:
 def _revoke(session: Session, ended: Endings) -> None:
     revoked = session.scalars(
         update(ApiKey)
-        .where(ApiKey.id.in_(ended.keys), ApiKey.revoked_at.is_(None))
+        .where(
+            ApiKey.id.in_(ended.keys),
+            ApiKey.revoked_at.is_(None),
+            func.coalesce(ApiKey.expires_at > func.now(), True),
+        )
         .values(revoked_at=func.now())
         .returning(ApiKey.id)
     ).all()
