@@ -12,8 +12,14 @@ from tests.registry.conftest import House, expire
 from tests.registry.newer import EXPANDING, SILENT, upgraded_with
 
 from expunge.registry import jobs, waiting
-from expunge.registry.database import connect
-from expunge.registry.migration import configuration, fits, is_current
+from expunge.registry.database import connect, sessions
+from expunge.registry.migration import (
+    SchemaUnfit,
+    configuration,
+    fits,
+    is_current,
+    require_fit,
+)
 from expunge.registry.tables import Job, JobKind
 
 
@@ -47,6 +53,13 @@ def test_one_that_does_not_say_so_does_not(migrated: Engine, tmp_path: Path) -> 
 def test_an_older_schema_does_not(migrated: Engine) -> None:
     command.downgrade(configuration(text_of(migrated.url)), "-1")
     assert not fits(migrated)
+
+
+def test_who_takes_and_announces_jobs_asks_first(migrated: Engine, tmp_path: Path) -> None:
+    require_fit(sessions(migrated))
+    upgraded_with(migrated, SILENT, tmp_path)
+    with pytest.raises(SchemaUnfit):
+        require_fit(sessions(migrated))
 
 
 def dream(house: House) -> str:

@@ -1,12 +1,21 @@
-"""A job that only a newer version understands is given back for it, and does not fail."""
+"""What only a newer version understands is left to it: a job is given back, a schema is not worked on."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import update
-from tests.worker.lab import SHORT, Lab, images
+from sqlalchemy import text, update
+from tests.worker.lab import SHORT, Lab, World, images
 
-from expunge.registry.tables import Job, Role
+from expunge.registry.migration import newest
+from expunge.registry.tables import Job, JobKind, Role
+from expunge.worker.context import Context
+from expunge.worker.dispatcher import Dispatcher
+from expunge.worker.running import Runner
+
+END_SECONDS = 60
 
 
 @pytest.mark.parametrize(
@@ -28,3 +37,48 @@ def test_a_training_that_asks_for_what_is_unknown_waits_for_a_newer_worker(
     job = lab.job(job_id)
     assert (job.state, job.attempt, job.outages, job.failure) == ("queued", 1, 1, None)
     assert job.reason == "its worker is older than what made the job"
+
+
+@contextmanager
+def newer_schema(lab: Lab, *, oldest: str) -> Iterator[None]:
+    """The database says that its schema is a later one, on which programs from this revision on can run."""
+
+    def say(revision: str | None, oldest: str | None) -> None:
+        with lab.sessions.begin() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = :id"), {"id": revision})
+            session.execute(text(f"COMMENT ON TABLE alembic_version IS '{oldest}'"))
+
+    say("9999", oldest)
+    try:
+        yield
+    finally:
+        say(newest(), newest())
+
+
+def test_a_worker_takes_no_job_while_the_schema_is_not_for_it(lab: Lab, world: World) -> None:
+    context = Context(lab.settings, lab.sessions, lab.store)
+    runner = Runner(context, list(JobKind))
+    job_id = lab.pretraining(world.model_owner, world.model, world.training_data, SHORT)
+    thread = threading.Thread(target=runner.run)
+    with newer_schema(lab, oldest="9999"):
+        thread.start()
+        runner.wake_and_wait()
+        assert lab.job(job_id).state == "queued"
+    runner.wake_and_wait()
+    context.stopping.set()
+    runner.wake()
+    thread.join(END_SECONDS)
+    assert lab.job(job_id).state == "succeeded"
+
+
+def test_objects_are_left_to_the_version_that_knows_all_that_names_them(lab: Lab) -> None:
+    stray = lab.folder / "objects" / "sha256" / "00" / ("0" * 64)
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"")
+    settings = lab.settings.model_copy(update={"object_grace_seconds": 0})
+    dispatcher = Dispatcher(settings, lab.sessions.kw["bind"], lab.store)
+    with newer_schema(lab, oldest=str(newest())):
+        dispatcher.tidy()
+        assert stray.exists()
+    dispatcher.tidy()
+    assert not stray.exists()

@@ -5,6 +5,7 @@ schema, the schema says itself: with every migration the oldest revision whose p
 written beside the revision (see `oldest_that_fits`).
 """
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -13,11 +14,17 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from expunge.registry.database import Sessions
+
 SCRIPTS = Path(__file__).parents[1] / "migrations"
 MIGRATION_LOCK = 0x657870756E6765
 """Advisory lock of who migrates: the letters of `expunge`."""
 VERSION_TABLE = "alembic_version"
 """Alembic's own table; its comment is the oldest revision whose program fits."""
+
+
+class SchemaUnfit(Exception):
+    """The schema is older than this program, or newer and not for it."""
 
 
 def configuration(url: str) -> Config:
@@ -44,6 +51,7 @@ def is_current(engine: Engine) -> bool:
         return revision_of(connection) == newest()
 
 
+@cache
 def newest() -> str | None:
     """The newest revision that this package knows."""
     return _scripts().get_current_head()
@@ -51,18 +59,34 @@ def newest() -> str | None:
 
 def is_known(revision: str) -> bool:
     """Whether this package has the revision's script."""
-    return revision in {script.revision for script in _scripts().walk_revisions()}
+    return revision in _known()
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in _scripts().walk_revisions())
 
 
 def fits(engine: Engine) -> bool:
     """Whether this program can run on the database's schema: it is the newest known, or a newer one that says so."""
     with engine.connect() as connection:
-        revision = revision_of(connection)
-        if revision is None or is_known(revision):
-            return revision == newest()
-        oldest = connection.scalar(
-            text(f"SELECT obj_description('{VERSION_TABLE}'::regclass, 'pg_class')")
-        )
+        return _fits(connection)
+
+
+def require_fit(within: Sessions) -> None:
+    """Raise SchemaUnfit unless this program can run on the database's schema (see `fits`)."""
+    with within() as session:
+        if not _fits(session.connection()):
+            raise SchemaUnfit("this program cannot run on the database's schema")
+
+
+def _fits(connection: Connection) -> bool:
+    revision = revision_of(connection)
+    if revision is None or is_known(revision):
+        return revision == newest()
+    oldest = connection.scalar(
+        text(f"SELECT obj_description('{VERSION_TABLE}'::regclass, 'pg_class')")
+    )
     return oldest is not None and is_known(oldest)
 
 

@@ -26,6 +26,7 @@ from expunge.registry import (
     waiting,
 )
 from expunge.registry.database import Sessions, sessions
+from expunge.registry.migration import is_current, require_fit
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
 from expunge.worker import metering
@@ -90,6 +91,7 @@ class Dispatcher:
             connection.execute(text(f"LISTEN {jobs.WAKE_CHANNEL}"))
             driver: Any = connection.connection.driver_connection
             while not stopped():
+                require_fit(self._sessions)
                 self.step()
                 with self._sessions() as session:
                     until_due = waiting.seconds_until_due(session)
@@ -139,7 +141,7 @@ class Dispatcher:
                 logger.warning("tidied up later", error=str(error))
 
     def tidy(self) -> None:
-        """Destroy what was kept long enough; remove objects that nothing names, and rows whose time is over.
+        """Remove rows whose time is over; destroy what was kept long enough, and objects that nothing names.
 
         Raises:
             OperationalError, StoreUnavailable: the next time goes on where this one stopped.
@@ -148,6 +150,10 @@ class Dispatcher:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
             direct_uploads.forget_expired(session)
             fleet.forget_gone(session)
+        if not is_current(self._engine):
+            # Which rows name objects is known for this version's own schema only.
+            logger.info("objects are left to dispatchers of the schema's version")
+            return
         for checkpoint_id in retention.start(self._sessions):
             logger.info("time of a checkpoint is over", checkpoint_id=checkpoint_id)
         destruction.finish_all(self._sessions, self._store)

@@ -15,6 +15,7 @@ import structlog
 
 from expunge.registry import jobs, spans, waiting
 from expunge.registry.jobs import Failure, Lease
+from expunge.registry.migration import SchemaUnfit, require_fit
 from expunge.registry.objects import ObjectDamaged, ObjectMissing
 from expunge.registry.tables import JobKind
 from expunge.registry.transitions import LeaseLost
@@ -111,7 +112,10 @@ class Runner:
             while not stopping.is_set():
                 self._woken.clear()
                 try:
+                    require_fit(self._context.sessions)
                     self.work_off()
+                except SchemaUnfit as error:
+                    logger.warning("worker takes no job", error=str(error))
                 except OUTAGES as error:
                     logger.warning("worker waits for the database", error=str(error))
                 # A worker that lives but does nothing any more is worse than any error.
