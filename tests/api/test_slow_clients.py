@@ -13,7 +13,7 @@ from expunge.api import connections
 from expunge.api.connections import BoundedProtocol
 from expunge.registry.settings import Settings
 
-STALL_SECONDS = 1.2
+STALL_SECONDS = 2.0
 HEAD_SECONDS = 1.0
 PATIENCE_SECONDS = 60
 """For what ends within a second or two on an idle machine."""
