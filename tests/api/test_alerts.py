@@ -25,9 +25,9 @@ def finding() -> dict[str, object]:
 
     def group(n: int, rise: float) -> Outputs:
         before = rng.normal(0.6, 0.02, n)
-        none = np.zeros((2, 0, 1), np.float32)
-        first, second = (Side(none, each[:, None]) for each in (before, before + rise))
-        return Outputs(first, second, np.arange(0))
+        alike = np.ones((1, n, 1), np.float32)
+        first, second = (Side(alike, each[:, None]) for each in (before, before + rise))
+        return Outputs(first, second, np.arange(n))
 
     found = relearning({"encoder": group(12, 0.2)}, {"encoder": group(40, 0.0)})
     assert found is not None

@@ -195,6 +195,7 @@ def test_every_part_of_the_policy_is_shown_and_bounded(model_owner: User) -> Non
         "max_utility_loss": 0.02,
         "time_limit_seconds": 3600.0,
         "keep_days": 7,
+        "worker_labels": ["a100"],
         "max_forgotten_share": 0.2,
         "max_utility_lost": 0.1,
         "max_alignment_drift": 0.3,

@@ -216,7 +216,7 @@ def test_a_withdrawn_grant_keeps_what_was_trained_but_forbids_new_training(
 
 def test_the_training_process_is_told_nothing_but_its_task(lab: Lab, long_job: str) -> None:
     with Running(lab, long_job) as running:
-        task_file = Path(running.process.cmdline()[-2])
+        task_file = Path(running.process.cmdline()[-3])
         task = json.loads(task_file.read_text())
     assert set(task) == {
         "kind", "encoder", "method", "params", "seed", "device",

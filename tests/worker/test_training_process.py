@@ -223,7 +223,7 @@ def test_a_stop_waits_only_while_somebody_asks_for_it(script: str, status: int) 
 
 
 def test_a_process_without_a_supervisor_ends(task: TrainingTask, tmp_path: Path) -> None:
-    child = Child(replace(task, params=LASTING), tmp_path)
+    child = Child(replace(task, params=LASTING), tmp_path, 0)
     os.close(child.pipe)
     try:
         assert child.process.wait(WAIT_SECONDS) == 1
