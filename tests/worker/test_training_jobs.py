@@ -220,6 +220,6 @@ def test_the_training_process_is_told_nothing_but_its_task(lab: Lab, long_job: s
         task = json.loads(task_file.read_text())
     assert set(task) == {
         "kind", "encoder", "method", "params", "seed", "device",
-        "retain_shards", "unlearn_shards", "base", "result", "snapshot", "snapshot_seconds",
+        "retain_shards", "unlearn_shards", "base", "result", "snapshot", "snapshot_seconds", "recompute",
     }  # fmt: skip
     assert not task_file.exists(), "the attempt's folder is removed"
