@@ -17,8 +17,8 @@ KINDS = "iufU"
 """Of numbers and text; NumPy's letters."""
 SUFFIX = ".npy"
 _DAMAGES = (
-    ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, SyntaxError, RecursionError,
-    MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, SyntaxError,
+    MemoryError, RuntimeError, struct.error, zipfile.BadZipFile,
     tokenize.TokenError,
 )  # fmt: skip
 """What the zip reader and the reader of headers raise of damaged files."""
