@@ -176,6 +176,25 @@ def test_tensors_that_do_not_fit_the_header_make_it_invalid(
     problem_of(desk.user.post(f"/checkpoints/{checkpoint['id']}/promote"), 409, "conflict")
 
 
+@pytest.mark.usefixtures("worker")
+def test_weights_that_the_store_has_damaged_are_not_handed_out(
+    desk: Desk, settings: Settings
+) -> None:
+    checkpoint = desk.upload(desk.good).json()
+    with desk.sessions() as session:
+        key = session.get_one(Checkpoint, checkpoint["id"]).release_key
+    stored = Path(settings.object_store.removeprefix("file://")) / key
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        answer = desk.user.get(f"/checkpoints/{checkpoint['id']}/weights")
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+    finally:
+        stored.write_bytes(whole)
+    assert desk.user.get(f"/checkpoints/{checkpoint['id']}/weights").content == whole
+
+
 def truncated(good: Path, target: Path) -> Path:
     target.write_bytes(good.read_bytes()[:-100])
     return target
