@@ -25,7 +25,6 @@ from expunge.unlearning.catalog import (
     parse_params,
     pretrain_params,
 )
-from expunge.unlearning.data.augmentation import training_views
 from expunge.unlearning.data.batches import BatchStream, StepIndices, plan_batches
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.data.source import Source, check_samples, check_size
@@ -48,13 +47,11 @@ from expunge.unlearning.progress import (
     lowest,
     mean_losses,
 )
+from expunge.unlearning.queue_init import fill_queue
 from expunge.unlearning.recomputation import recomputing
 from expunge.unlearning.snapshots import RunState, SnapshotFile, Snapshots, digest_of
 
 __all__ = ["OnProgress", "Progress", "Snapshots", "TrainingResult", "pretrain", "unlearn"]
-
-QUEUE_BATCH = 512
-"""Samples whose keys are made at a time."""
 
 Losses = Callable[[Learner, Batch], dict[str, Tensor]]
 Score = Callable[[Learner], float]
@@ -122,7 +119,7 @@ def unlearn(
     trained.purge(forget.ids)
     started = time.perf_counter()
     if isinstance(trained, MoCo) and isinstance(checked, UnlearnParams):
-        _fill_queue(
+        fill_queue(
             trained.to(run.device),
             retain,
             checked.queue_init or ("retain" if trained.queue_is_empty else "checkpoint"),
@@ -146,24 +143,6 @@ def unlearn(
         estimate_statistics(result.learner, retain, seed=seed, device=run.device)
     beside += time.perf_counter() - started
     return replace(result, seconds=result.seconds + beside)
-
-
-@torch.no_grad()
-def _fill_queue(learner: MoCo, retain: ImageSet, queue_init: str, seed: int) -> None:
-    """Prepare the queue for the first step; see `UnlearnParams.queue_init`."""
-    if queue_init == "checkpoint":
-        return
-    learner.empty_queue()
-    with seeded(seed, learner.queue.device):
-        if queue_init == "random":
-            learner.scramble_queue()
-            return
-        chosen = torch.randperm(len(retain))[: len(learner.queue)]
-        views = training_views(learner.spec, seed=seed)
-        for start in range(0, len(chosen), QUEUE_BATCH):
-            samples = retain.subset(chosen[start : start + QUEUE_BATCH])
-            samples = samples.to(learner.queue.device)
-            learner.fill_queue(views(samples.images, samples.ids, 0), samples.ids)
 
 
 class _Run:
