@@ -1,12 +1,26 @@
 """The calls about parties, for operators, and keys."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from expunge.client import resources as r
 from expunge.client.calls import Calls, create, pages
 from expunge.client.problems import LostSecretError
 from expunge.client.transport import Body
+
+
+class ListedKey(r.Resource):
+    """A key without its secret; `last_used_at` is exact to the minute, `replaces` the key it was rotated from."""
+
+    id: str
+    party_id: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    replaces: str | None
 
 
 class PartyCalls(Calls):
@@ -56,10 +70,10 @@ class PartyCalls(Calls):
         body = {"overlap_hours": overlap_hours}
         return self._issued(f"/keys/{key_id}/rotate", body, idempotency_key)
 
-    def keys(self, party_id: str | None = None) -> Iterator[r.ListedKey]:
+    def keys(self, party_id: str | None = None) -> Iterator[ListedKey]:
         """Own keys, everybody's for an operator, newest first; those of one party if it is named."""
         chosen = {} if party_id is None else {"party_id": party_id}
-        return pages(self._transport, "/keys", r.ListedKey.model_validate, chosen)
+        return pages(self._transport, "/keys", ListedKey.model_validate, chosen)
 
     def revoke_key(self, key_id: str) -> None:
         """Make an own key useless from now on, as an operator anybody's."""

@@ -61,19 +61,6 @@ class Key(Resource):
     expires_at: datetime | None
 
 
-class ListedKey(Resource):
-    """A key without its secret; `last_used_at` is exact to the minute, `replaces` the key it was rotated from."""
-
-    id: str
-    party_id: str
-    scopes: list[str]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None
-    replaces: str | None
-
-
 class Method(Resource):
     """An unlearning method; `parameters` is a JSON schema with defaults and bounds."""
 

@@ -6,7 +6,8 @@ from typing import Annotated, get_args
 import typer
 
 from expunge.client.commands.session import CommandError, Session, command
-from expunge.client.resources import ListedKey, Role, Scope
+from expunge.client.parties import ListedKey
+from expunge.client.resources import Role, Scope
 
 parties = typer.Typer(no_args_is_help=True, help="Who takes part (operators).")
 keys = typer.Typer(
