@@ -1,6 +1,7 @@
 """Who may call what: every route demands a key, a role, and that the resource is the caller's."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -119,8 +120,9 @@ PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items
     "table.{suffix}": "table.md",
     "{suffix}": "png",
 }
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "create_party": {"name": "x", "role": "auditor"},
+    "create_key": {"scopes": ["keys"]},
     "create_dataset": {"name": "x"},
     "announce_upload": {"name": "a.tar", "bytes": 1, "sha256": "0" * 64},
     "create_grant": {"party_id": f"pty_{HEX}"},

@@ -1,6 +1,7 @@
 """Keys: what they are for, how they are replaced, listed and used; never a secret twice."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ from tests.api.conftest import Cast, User, problem_of
 from tests.api.test_access import ALLOWED, KEYED, OPERATIONS, call
 
 from expunge.api.scopes import ABOUT_KEYS, AUDITING, READING, needed
+from expunge.registry import parties
 from expunge.registry.database import Sessions
+from expunge.registry.errors import Conflict
 from expunge.registry.tables import ApiKey, Role, Scope
 
 ALL = [scope.value for scope in Scope]
@@ -90,6 +93,40 @@ class TestScopes:
         problem_of(operator.post(path, {}, headers=headers), 422, "idempotency-key-reused")
 
 
+class TestHandingOut:
+    """Nobody hands out more than they hold."""
+
+    @pytest.mark.parametrize("role", [Role.OPERATOR, Role.DATA_OWNER])
+    @pytest.mark.parametrize("body", [{}, {"scopes": None}, {"scopes": ["keys", "write"]}])
+    def test_a_key_for_keys_makes_none_that_may_do_more(
+        self, cast: Cast, operator: User, issue: Any, role: Role, body: dict[str, Any]
+    ) -> None:
+        to = cast.party(role)
+        with issue(operator, scopes=["keys", "read"]) as held:
+            refused = held.post(f"/parties/{to.id}/keys", json=body)
+            problem = problem_of(refused, 403, "scopes-exceeded")
+            assert problem["scopes"] == ["keys", "read"]
+            assert "xpk_" not in refused.text
+            made = held.post(f"/parties/{to.id}/keys", json={"scopes": ["read"]})
+            assert made.json()["scopes"] == ["read"]
+
+    def test_nor_in_steps(self, operator: User, issue: Any, url: str) -> None:
+        with issue(operator, scopes=["keys"]) as held:
+            created = held.post("/parties", json={"name": "Eve", "role": "operator"}).json()
+            made = held.post(f"/parties/{created['id']}/keys", json={"scopes": ["keys"]}).json()
+        with with_secret(url, made) as http:
+            path = f"/parties/{operator.id}/keys"
+            problem_of(http.post(path), 403, "scopes-exceeded")
+            mine = http.post(f"/keys/{made['id']}/rotate").json()
+            assert mine["scopes"] == ["keys"]
+
+    def test_the_log_names_the_key_that_made_a_key(self, operator: User, owner: User) -> None:
+        made = operator.post(f"/parties/{owner.id}/keys").json()["id"]
+        rows = owner.get("/log", params={"limit": 200}).json()["items"]
+        (row,) = (each for each in rows if each["subject_id"] == made)
+        assert row["detail"]["issued_with"] == key_of(operator)["id"]
+
+
 class TestRotation:
     """A new secret before the old one ends."""
 
@@ -149,6 +186,45 @@ class TestRotation:
         assert first["secret"].startswith("xpk_")
         assert again == first | {"secret": None}
         assert problem_of(owner.post(path), 409, "conflict")["replaced_by"] == first["id"]
+
+    def test_a_key_does_not_become_many(
+        self, owner: User, url: str, session_factory: Sessions
+    ) -> None:
+        """Each would have a minute's calls of its own."""
+        first = owner.post(f"/keys/{key_of(owner)['id']}/rotate").json()
+        with with_secret(url, first) as http:
+            refused = http.post(f"/keys/{first['id']}/rotate", json={"overlap_hours": 1})
+            assert problem_of(refused, 409, "conflict")["allowed"] == 1
+            # One that leaked is replaced nevertheless.
+            second = http.post(f"/keys/{first['id']}/rotate", json={"overlap_hours": 0}).json()
+        with with_secret(url, second) as http:
+            again = http.post(f"/keys/{second['id']}/rotate", json={"overlap_hours": 1})
+            problem_of(again, 409, "conflict")
+            assert http.delete(f"/keys/{key_of(owner)['id']}").status_code == 204
+            third = http.post(f"/keys/{second['id']}/rotate", json={"overlap_hours": 1})
+            assert third.status_code == 201
+
+    def test_nor_by_rotating_at_once(
+        self, owner: User, operator: User, session_factory: Sessions
+    ) -> None:
+        def rotate(key_id: str) -> bool:
+            with session_factory() as session:
+                used = session.get_one(ApiKey, key_id)
+                try:
+                    parties.rotate_key(session, used, key_id, overlap=timedelta(hours=1))
+                except Conflict:
+                    return False
+                session.commit()
+            return True
+
+        old = [operator.post(f"/parties/{owner.id}/keys").json()["id"] for _ in range(3)]
+        assert all(map(rotate, old))
+        listed = owner.get("/keys", params={"limit": 200}).json()["items"]
+        new = [each["id"] for each in listed if each["replaces"]]
+        mine = key_of(owner)["id"]
+        # Four of seven are current: one more may overlap.
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(rotate, [mine, *new])) == 1
 
     def test_nobody_rotates_anothers_key_and_nobody_one_that_has_ended(
         self, owner: User, operator: User, other_owner: User

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Select, bindparam, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from expunge.registry import idempotency, log, visibility
 from expunge.registry.errors import Conflict, Forbidden, NotFound, Unauthenticated
@@ -68,16 +68,26 @@ def issue_key(
     expires_in_days: int | None,
     actor: str,
     scopes: Sequence[Scope] | None = None,
+    used: ApiKey | None = None,
     idempotency_key: str | None = None,
 ) -> IssuedKey:
     """Give a party a new key; with the Idempotency-Key of an earlier call, that call's key, without its secret.
 
-    Without `scopes` it may do all that the party's role may.
+    Without `scopes` it may do all that the party's role may. `used` is the key of the call, if it
+    came by one: the log names it, so that what a stolen key has made can be found.
 
     Raises:
         IdempotencyConflict: the Idempotency-Key was used with other content.
         NotFound: no such party.
+        ScopesExceeded: it would have scopes that `used` does not have.
     """
+    if used is not None and not _covers(used, scopes):
+        raise ScopesExceeded(
+            "A key hands out no scope that it does not have itself; yours has "
+            f"{', '.join(used.scopes or ())}: name scopes among them, or call with a key that has "
+            "more.",
+            scopes=used.scopes,
+        )
     key_id = new_id(Prefix.KEY)
     held = None if scopes is None else sorted(set(scopes))
     content = [party_id, expires_in_days, *([held] if held else [])]
@@ -90,7 +100,9 @@ def issue_key(
         datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
     )
     key = ApiKey(id=key_id, party_id=party_id, scopes=held, expires_at=expires_at)
-    detail = {"scopes": held} if held else {}
+    detail: dict[str, object] = {"scopes": held} if held else {}
+    if used is not None:
+        detail["issued_with"] = used.id
     return _added(session, key, actor, party_id=party_id, **detail)
 
 
@@ -111,7 +123,7 @@ def rotate_key(
         IdempotencyConflict: the Idempotency-Key was used with other content.
         NotFound: not a key of the party.
         ScopesExceeded: it may do what `used` may not.
-        Conflict: it has ended, or was rotated before.
+        Conflict: it has ended, or was rotated before, or too many rotated ones still work.
     """
     new_key_id = new_id(Prefix.KEY)
     content = [key_id, overlap.total_seconds()]
@@ -128,6 +140,8 @@ def rotate_key(
         raise Conflict(f"Key {key_id} has ended; it cannot be rotated any more.")
     if successor := session.scalar(select(ApiKey.id).where(ApiKey.replaces_id == key_id)):
         raise Conflict(f"Key {key_id} was rotated before, to {successor}.", replaced_by=successor)
+    if overlap:
+        _require_few_overlaps(session, used.party_id)
     lifetime = None if old.expires_at is None else old.expires_at - old.created_at
     new = ApiKey(
         id=new_key_id,
@@ -144,13 +158,38 @@ def rotate_key(
 
 def _require_covered(used: ApiKey, other: ApiKey) -> None:
     """Otherwise whoever holds a key that may do little would be shown the secret of one that may do more."""
-    if used.scopes is None or (other.scopes is not None and set(other.scopes) <= set(used.scopes)):
-        return
-    raise ScopesExceeded(
-        f"Key {other.id} may do more than the one that you call with: rotate it with itself, or with "
-        "a key that may do as much.",
-        scopes=used.scopes,
-    )
+    if not _covers(used, other.scopes):
+        raise ScopesExceeded(
+            f"Key {other.id} may do more than the one that you call with: rotate it with itself, or "
+            "with a key that may do as much.",
+            scopes=used.scopes,
+        )
+
+
+def _covers(used: ApiKey, scopes: Sequence[str] | None) -> bool:
+    """Whether a key has all of these scopes; none given are all that there are."""
+    return used.scopes is None or (scopes is not None and set(scopes) <= set(used.scopes))
+
+
+def _require_few_overlaps(session: Session, party_id: str) -> None:
+    """Otherwise a key, rotated again and again, would be many, each with calls of its own a minute.
+
+    Rotated keys that still work are never more than those that were not rotated, whose number only
+    operators raise.
+    """
+    session.execute(select(Party.id).where(Party.id == party_id).with_for_update(key_share=True))
+    successor = aliased(ApiKey)
+    rotated = select(successor.id).where(successor.replaces_id == ApiKey.id).exists()
+    live = select(func.count()).where(ApiKey.party_id == party_id, *_LIVES)
+    overlapping = session.scalars(live.where(rotated)).one()
+    current = session.scalars(live.where(~rotated)).one()
+    if overlapping >= current:
+        raise Conflict(
+            f"{overlapping} rotated keys of yours still work, beside {current} that replace them or "
+            "were not rotated: revoke one of them, wait until it ends, or rotate with an overlap of 0.",
+            overlapping=overlapping,
+            allowed=current,
+        )
 
 
 def _added(session: Session, key: ApiKey, actor: str, **detail: object) -> IssuedKey:

@@ -58,6 +58,7 @@ def create_key(
     *,
     party_id: PartyPath,
     operator: Operator,
+    caller: AnyCaller,
     service: CurrentService,
     response: Response,
     body: schemas.NewKey | None = None,
@@ -65,7 +66,8 @@ def create_key(
 ) -> schemas.IssuedKey:
     """Give a party a key. The answer shows its secret once; only a hash of it is kept.
 
-    Repeated with its Idempotency-Key, the call answers with the same key and `secret: null`.
+    A key that is held to some scopes hands out no others (`403 scopes-exceeded`). Repeated with its
+    Idempotency-Key, the call answers with the same key and `secret: null`.
     """
     wanted = body or schemas.NewKey()
     with service.sessions.begin() as session:
@@ -75,6 +77,7 @@ def create_key(
             expires_in_days=wanted.expires_in_days,
             scopes=wanted.scopes,
             actor=operator.id,
+            used=caller.key,
             idempotency_key=idempotency_key,
         )
     response.headers["Cache-Control"] = "no-store"
@@ -115,8 +118,9 @@ def rotate_key(
     """Replace a key of yours: a new secret, shown once, for as long as the old key was made for.
 
     The old secret works for `overlap_hours` more. Scopes stay: a key is replaced by itself or by one
-    that may do as much (`403 scopes-exceeded`). Repeated with its Idempotency-Key, the call answers
-    with the same key and `secret: null`.
+    that may do as much (`403 scopes-exceeded`). Rotated keys that still work are never more than
+    those that were not rotated (`409`). Repeated with its Idempotency-Key, the call answers with the
+    same key and `secret: null`.
     """
     wanted = body or schemas.Rotation()
     with service.sessions.begin() as session:
