@@ -58,7 +58,7 @@ for stage in $stages; do
         test "$(confined id -u)" = 10001
         confined grep -q "^CapBnd:.*0000000000000000" /proc/self/status
         ! confined touch /opt/expunge/written 2>/dev/null
-        confined python -m expunge.registry new-signing-key /var/lib/expunge/keys/signing-key.pem
+        confined expunge new-signing-key /var/lib/expunge/keys/signing-key.pem
         confined $command & started=$!
         answered=no
         for _ in $(seq 60); do

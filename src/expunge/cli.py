@@ -1,4 +1,7 @@
-"""The `expunge` command: the client's command line plus what runs on this machine: services, and encoders."""
+"""The `expunge` command: the client's command line plus what runs on this machine: services, and encoders.
+
+Also `python -m expunge.cli`.
+"""
 
 import json
 from pathlib import Path
@@ -11,9 +14,11 @@ from expunge.client.cli import build_app
 from expunge.client.commands.encodings import OUTPUTS_FILE, RECEIPT_FILE
 from expunge.client.commands.session import fail
 from expunge.embedded.commands import add_to
+from expunge.registry import commands as operating
 
 app = build_app()
 add_to(app)
+operating.add_to(app)
 
 
 @app.command("spot-check")
@@ -51,3 +56,7 @@ def spot_check(
     if not found.agrees:
         fail(f"{words}; these outputs are not those of this checkpoint")
     Console().print(f"{words}; the outputs are those of this checkpoint", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

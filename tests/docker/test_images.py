@@ -14,7 +14,7 @@ PARTS = ("requirements-service.txt", "requirements-worker.txt")
 ONLY_WORKERS = ("torch", "torchvision", "sklearn", "open_clip", "optuna", "kornia", "lightly")
 IN_THE_SERVICE_IMAGE = (
     "expunge.api.app",
-    "expunge.registry.__main__",
+    "expunge.registry.operations",
     "expunge.worker.__main__",
     "expunge.evidence.audit",
     "expunge.evidence.pictures.report",

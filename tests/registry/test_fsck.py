@@ -1,19 +1,21 @@
 """What is inconsistent is found and told with what to do; what is sound is not accused."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from click.testing import Result
 from sqlalchemy import text
 from tests.registry.conftest import House
 from tests.registry.keeping import Service, running
+from typer.testing import CliRunner
 
+from expunge.cli import app as expunge
 from expunge.evidence.signing import Signer
-from expunge.registry import __main__ as command_line
-from expunge.registry import fsck, signing_keys
+from expunge.registry import commands, fsck, signing_keys
 from expunge.registry.fsck import ADVICE, Check, Finding
 from expunge.registry.settings import Settings
 
@@ -138,52 +140,53 @@ class TestCommandLine:
         monkeypatch.setenv("EXPUNGE_DATABASE_URL", of.database_url)
         monkeypatch.setenv("EXPUNGE_OBJECT_STORE", of.object_store)
 
-    def call(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-        """The exit status."""
-        monkeypatch.setattr(sys, "argv", ["expunge.registry", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main()
-        return ended.value.code
+    def call(self, *arguments: str) -> Result:
+        app = typer.Typer()
+        commands.add_to(app)
+        return CliRunner().invoke(app, arguments)
 
-    def test_a_backup_is_taken_checked_and_not_restored_over_rows(
-        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_backup_is_taken_checked_and_not_restored_over_rows(self, service: Service) -> None:
         folder = str(service.kept)
-        assert self.call(monkeypatch, "backup", folder) == 0
-        taken = json.loads(capsys.readouterr().out)
-        assert taken["objects"] == taken["copied"] > 0
-        assert self.call(monkeypatch, "backup", folder, "--endings-only") == 0
-        assert json.loads(capsys.readouterr().out)["datasets"] == 0
-        assert self.call(monkeypatch, "restore", folder) == 2
-        assert "not empty" in capsys.readouterr().err
+        taken = self.call("backup", folder)
+        assert taken.exit_code == 0, taken.output
+        told = json.loads(taken.stdout)
+        assert told["objects"] == told["copied"] > 0
+        noted = self.call("backup", folder, "--endings-only")
+        assert (noted.exit_code, json.loads(noted.stdout)["datasets"]) == (0, 0)
+        refused = self.call("restore", folder)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "not empty" in refused.stderr
 
-    def test_a_folder_that_cannot_be_written_is_told_as_refused(
-        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_folder_that_cannot_be_written_is_told_as_refused(self, service: Service) -> None:
         folder = service.folder / "a file"
         folder.touch()
-        assert self.call(monkeypatch, "backup", str(folder / "backups")) == 2
-        assert "a file" in capsys.readouterr().err
+        refused = self.call("backup", str(folder / "backups"))
+        assert refused.exit_code == 2
+        assert "a file" in refused.stderr
 
-    def test_settings_that_are_missing_are_named(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_settings_that_are_missing_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("EXPUNGE_OBJECT_STORE")
-        assert self.call(monkeypatch, "fsck") == 2
-        assert "object_store" in capsys.readouterr().err
+        refused = self.call("fsck")
+        assert refused.exit_code == 2
+        assert "object_store" in refused.stderr
 
     def test_fsck_tells_people_and_programs_and_its_status_says_whether_to_act(
-        self, service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, service: Service
     ) -> None:
-        assert self.call(monkeypatch, "fsck") == 0
-        assert "consistent: 3 jobs, 1 requests" in capsys.readouterr().out
+        sound = self.call("fsck")
+        assert sound.exit_code == 0, sound.output
+        assert "consistent: 3 jobs, 1 requests" in sound.stdout
         service.backup()
         lost = service.key_of(service.sets[0])
         service.store.delete(lost)
-        assert self.call(monkeypatch, "fsck", "--json") == 1
-        told = json.loads(capsys.readouterr().out)
-        (finding,) = (each for each in told["findings"] if each["broken"])
+        found = self.call("fsck", "--json")
+        assert found.exit_code == 1
+        (finding,) = (each for each in json.loads(found.stdout)["findings"] if each["broken"])
         assert (finding["check"], lost in finding["words"]) == ("objects", True)
-        assert self.call(monkeypatch, "restore", str(service.kept), "--objects-only") == 0
-        assert json.loads(capsys.readouterr().out) == {"objects_put": 1}
-        assert self.call(monkeypatch, "fsck", "--deep") == 0
+        put = self.call("restore", str(service.kept), "--objects-only")
+        assert (put.exit_code, json.loads(put.stdout)) == (0, {"objects_put": 1})
+        assert self.call("fsck", "--deep").exit_code == 0
+
+    def test_they_are_commands_of_expunge(self) -> None:
+        shown = CliRunner(env={"COLUMNS": "200"}).invoke(expunge, ["--help"]).stdout
+        assert all(f"{name} " in shown for name in ("migrate", "backup", "restore", "fsck"))

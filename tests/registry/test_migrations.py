@@ -203,7 +203,7 @@ def test_several_processes_may_migrate_at_once(empty: Engine) -> None:
         "EXPUNGE_DATABASE_URL": url_of(empty),
         "EXPUNGE_OBJECT_STORE": "file:///unused",
     }
-    command = [sys.executable, "-m", "expunge.registry", "migrate"]
+    command = [sys.executable, "-m", "expunge.cli", "migrate"]
     processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert is_current(empty)

@@ -127,7 +127,7 @@ def test_an_operator_makes_and_changes_the_key_on_the_command_line(
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "expunge.registry", *arguments],
+            [sys.executable, "-m", "expunge.cli", *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -137,11 +137,11 @@ def test_an_operator_makes_and_changes_the_key_on_the_command_line(
     assert command("new-signing-key", str(old)).returncode == 0
     Signer.create(new)
     again = command("new-signing-key", str(old))
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert "exists" in again.stderr
     assert command("rotate-signing-key", "--new", str(new)).returncode == 0
     repeated = command("rotate-signing-key", "--new", str(new))
-    assert repeated.returncode == 1
+    assert repeated.returncode == 2
     assert "was retired" in repeated.stderr
     with session_factory() as session:
         found = signing_keys.public_keys(session)

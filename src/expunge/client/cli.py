@@ -20,7 +20,7 @@ from expunge.client.commands import (
 )
 
 EPILOG = """The service's address and your key come from EXPUNGE_URL and EXPUNGE_KEY.
-Every command takes --json for scripts and ends with status 1 if something went wrong."""
+Every command that asks it takes --json for scripts and ends with status 1 if something went wrong."""
 
 
 def build_app() -> typer.Typer:

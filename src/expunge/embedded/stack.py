@@ -226,13 +226,13 @@ class Stack:
             log.writelines(f"{now} {line}\n" for line in lines)
 
     def _migrate(self, env: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "expunge.registry", "migrate"]
+        command = [sys.executable, "-m", "expunge.cli", "migrate"]
         start_child("The migration", command, self.logs / "migrate.log", env=env).wait(
             START_TIMEOUT_SECONDS
         )
 
     def _create_operator(self, env: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "expunge.registry", "operator-key"]
+        command = [sys.executable, "-m", "expunge.cli", "operator-key"]
         made = subprocess.run(  # noqa: S603 -- this package's own command
             [*command, "--name", OPERATOR_NAME],
             env=dict(env),

@@ -1,1 +1,1 @@
-"""Alembic scripts: one file per change of the schema, applied in order by `python -m expunge.registry migrate`."""
+"""Alembic scripts: one file per change of the schema, applied in order by `expunge migrate`."""

@@ -1,86 +1,108 @@
-"""What an operator does with a whole service: back it up, restore it, check it. Prints; decides nothing."""
+"""What an operator does with a whole service, and how it is told: see `commands`. Decides nothing by itself.
 
-import argparse
+Each operation returns the process's exit status: 0, or 1 if it was done and something is to be looked at.
+"""
+
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import psycopg
+import typer
+from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
-from expunge.registry import backup, fsck
-from expunge.registry.backup import Archive, Restored, Taken
+from expunge.evidence.signing import Signer, UnusableKey
+from expunge.registry import backup as backups
+from expunge.registry import fsck as checks
+from expunge.registry import migration, parties, signing_keys
+from expunge.registry.backup import Archive, BackupRefused, Restored, Taken
 from expunge.registry.database import connect, sessions
 from expunge.registry.fsck import ADVICE, Report
-from expunge.registry.objects import ObjectStore, open_store
+from expunge.registry.log import SERVICE
+from expunge.registry.objects import ObjectStore, StoreUnavailable, open_store
 from expunge.registry.settings import Settings
+from expunge.registry.signing_keys import NoSigningKey
 
-Operation = Callable[[argparse.Namespace, Settings, Engine, ObjectStore], int]
-"""Returns the process's exit status."""
-
-
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The operations' own commands."""
-    take = commands.add_parser("backup", help="back up database and objects while the service runs")
-    take.add_argument("folder", type=Path, help="holds all backups, and each object once")
-    take.add_argument("--deep", action="store_true", help="read and mend the objects that it holds")
-    take.add_argument(
-        "--endings-only",
-        action="store_true",
-        help="only note what has ended for good, so that no restore brings it back; takes a moment",
-    )
-    put = commands.add_parser("restore", help="restore a backup into an empty database and store")
-    put.add_argument("folder", type=Path)
-    put.add_argument("--name", help="which backup; the newest if it is left out")
-    put.add_argument("--manifest-sha256", help="what `backup` printed: refuse any other manifest")
-    put.add_argument(
-        "--add-to-store", action="store_true", help="the store may hold objects, which stay"
-    )
-    put.add_argument(
-        "--objects-only",
-        action="store_true",
-        help="leave the database alone: put back lost and damaged objects that its rows name",
-    )
-    check = commands.add_parser("fsck", help="check that database, objects and log are consistent")
-    check.add_argument("--deep", action="store_true", help="read every object to its last byte")
-    check.add_argument("--json", action="store_true", help="print one JSON document")
-    for name, operation in OPERATIONS.items():
-        commands.choices[name].set_defaults(operation=operation)
+CANNOT = 2
+"""Exit status of an operation that was refused or could not be done."""
+EXPECTED = (
+    BackupRefused,
+    DBAPIError,
+    # Made by COPY, which SQLAlchemy knows nothing of.
+    psycopg.Error,
+    NoSigningKey,
+    OSError,
+    StoreUnavailable,
+    UnusableKey,
+    # Of settings that are missing or wrong; their values are not in its words.
+    ValidationError,
+)
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Do what was asked for; the exit status.
-
-    Raises:
-        BackupRefused, StoreUnavailable, OperationalError: see the operations.
-    """
-    engine = connect(settings.database_url)
+def carry_out(operation: Callable[[], int]) -> NoReturn:
+    """Do what was asked for, and end with its exit status; why it cannot be done is said on stderr."""
     try:
-        operation: Operation = arguments.operation
-        return operation(arguments, settings, engine, open_store(settings))
-    finally:
-        engine.dispose()
+        status = operation()
+    except EXPECTED as error:
+        typer.echo(str(error), err=True)
+        status = CANNOT
+    raise typer.Exit(status)
 
 
-def _backup(
-    arguments: argparse.Namespace, settings: Settings, engine: Engine, store: ObjectStore
-) -> int:
-    if arguments.endings_only:
-        kept = Archive(arguments.folder)
-        with kept.locked():
-            found = backup.note(sessions(engine), kept)
-        _print({name: len(ids) for name, ids in found})
-        return 0
-    taken = backup.take(
-        engine,
-        store,
-        arguments.folder,
-        keep_days=settings.backup_retention_days,
-        deep=arguments.deep,
-    )
+def migrate() -> int:
+    """See `migration.migrate`."""
+    migration.migrate(Settings().database_url)
+    return 0
+
+
+def operator_key(name: str) -> int:
+    """Issue a key to the operator of that name."""
+    with _database(Settings()) as engine, sessions(engine).begin() as session:
+        party = parties.operator_named(session, name, actor=SERVICE)
+        issued = parties.issue_key(session, party.id, expires_in_days=None, actor=SERVICE)
+        told = {"party_id": party.id, "key_id": issued.key.id, "secret": issued.secret}
+    typer.echo(json.dumps(told))
+    return 0
+
+
+def new_signing_key(path: Path) -> int:
+    """Make a key that nothing knows yet."""
+    signer = Signer.create(path)
+    typer.echo(json.dumps({"key_id": signer.key_id, "public_key": signer.public_key.pem}))
+    return 0
+
+
+def rotate_signing_key(path: Path) -> int:
+    """Let the key in use introduce that of the file."""
+    settings, new = Settings(), Signer.load(path)
+    with _database(settings) as engine, sessions(engine).begin() as session:
+        old = signing_keys.required(session, settings)
+        told = {"retired": old.key_id, "in_use": signing_keys.rotate(session, old, new).id}
+    typer.echo(json.dumps(told))
+    return 0
+
+
+def backup(folder: Path, *, deep: bool) -> int:
+    """See `backup.take`."""
+    with _service() as (settings, engine, store):
+        taken = backups.take(
+            engine, store, folder, keep_days=settings.backup_retention_days, deep=deep
+        )
     _print(_told_of(taken))
     return 1 if taken.manifest.missing else 0
+
+
+def note_endings(folder: Path) -> int:
+    """See `backup.note`."""
+    kept = Archive(folder)
+    with _database(Settings()) as engine, kept.locked():
+        found = backups.note(sessions(engine), kept)
+    _print({name: len(ids) for name, ids in found})
+    return 0
 
 
 def _told_of(taken: Taken) -> dict[str, Any]:
@@ -98,24 +120,30 @@ def _told_of(taken: Taken) -> dict[str, Any]:
     }
 
 
-def _restore(
-    arguments: argparse.Namespace, settings: Settings, engine: Engine, store: ObjectStore
+def restore(
+    folder: Path, *, name: str | None, manifest_sha256: str | None, add_to_store: bool
 ) -> int:
-    if arguments.objects_only:
-        put = backup.mend(engine, store, arguments.folder, name=arguments.name)
-        _print({"objects_put": put})
-        return 0
-    restored = backup.restore(
-        engine,
-        store,
-        arguments.folder,
-        name=arguments.name,
-        manifest_sha256=arguments.manifest_sha256,
-        add_to_store=arguments.add_to_store,
-        keep_days=settings.backup_retention_days,
-    )
+    """See `backup.restore`."""
+    with _service() as (settings, engine, store):
+        restored = backups.restore(
+            engine,
+            store,
+            folder,
+            name=name,
+            manifest_sha256=manifest_sha256,
+            add_to_store=add_to_store,
+            keep_days=settings.backup_retention_days,
+        )
     _print(_told_of_restored(restored))
     return 1 if restored.held or restored.manifest.missing else 0
+
+
+def put_back(folder: Path, *, name: str | None) -> int:
+    """See `backup.mend`."""
+    with _service() as (_, engine, store):
+        put = backups.mend(engine, store, folder, name=name)
+    _print({"objects_put": put})
+    return 0
 
 
 def _told_of_restored(restored: Restored) -> dict[str, Any]:
@@ -134,14 +162,14 @@ def _told_of_restored(restored: Restored) -> dict[str, Any]:
     }
 
 
-def _fsck(
-    arguments: argparse.Namespace, settings: Settings, engine: Engine, store: ObjectStore
-) -> int:
-    report = fsck.check(settings, engine, store, deep=arguments.deep)
-    if arguments.json:
+def fsck(*, deep: bool, as_json: bool) -> int:
+    """See `fsck.check`."""
+    with _service() as (settings, engine, store):
+        report = checks.check(settings, engine, store, deep=deep)
+    if as_json:
         _print(_as_json(report))
     else:
-        sys.stdout.write(_as_text(report))
+        typer.echo(_as_text(report))
     return 0 if report.is_consistent else 1
 
 
@@ -178,11 +206,24 @@ def _as_text(report: Report) -> str:
         f"{report.requests} requests, {report.log_leaves} sealed rows of the log"
         + ("" if report.deep else "; objects were not read (--deep does)")
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def _print(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer, indent=1) + "\n")
+def _print(answer: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(answer, indent=1))
 
 
-OPERATIONS: dict[str, Operation] = {"backup": _backup, "restore": _restore, "fsck": _fsck}
+@contextmanager
+def _service() -> Iterator[tuple[Settings, Engine, ObjectStore]]:
+    settings = Settings()
+    with _database(settings) as engine:
+        yield settings, engine, open_store(settings)
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Engine]:
+    engine = connect(settings.database_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

@@ -26,7 +26,7 @@ class Check(StrEnum):
 
 
 ADVICE = {
-    Check.SCHEMA: "migrate with `python -m expunge.registry migrate`, or run the newer program",
+    Check.SCHEMA: "migrate with `expunge migrate`, or run the newer program",
     Check.RULES: "stop the workers, keep a copy of the database, and report it: no operation of the "
     "service makes this",
     Check.QUEUE: "start a dispatcher (`python -m expunge.worker dispatch`) and workers",
@@ -35,7 +35,7 @@ ADVICE = {
     Check.ORPHANS: "nothing: the dispatcher's sweep removes them once their grace is over",
     Check.LOG: "find out who could write to the database; a backup taken before shows what changed",
     Check.SIGNING_KEY: "set EXPUNGE_SIGNING_KEY_FILE to the key in use, or rotate to this one",
-    Check.BACKUPS: "back up with `python -m expunge.registry backup`, and set "
+    Check.BACKUPS: "back up with `expunge backup`, and set "
     "EXPUNGE_BACKUP_RETENTION_DAYS to how long backups are kept",
 }
 
