@@ -1,5 +1,6 @@
 """Who may call what: every route demands a key, a role, and that the resource is the caller's."""
 
+import socket
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -186,6 +187,22 @@ def test_without_a_key_nothing_is_answered(anonymous: httpx.Client, name: str) -
     answer = call(anonymous, name)
     problem_of(answer, 401, "unauthenticated")
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("name", KEYED)
+@pytest.mark.parametrize("key", ["", "Authorization: Bearer xpk_wrong\r\n"])
+def test_nor_is_the_body_of_such_a_call_waited_for(url: str, name: str, key: str) -> None:
+    method, path = OPERATIONS[name]
+    for place, value in PLACES.items():
+        path = path.replace(place, value)
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: expunge\r\n{key}Content-Type: application/json\r\n"
+        "Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
+    )
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80), timeout=20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize(

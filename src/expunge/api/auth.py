@@ -1,4 +1,7 @@
-"""Who calls: the bearer key's party and its role. Deny by default: whole routers depend on `authenticated`."""
+"""Who calls: the bearer key's party and its role. Deny by default: whole routers depend on `authenticated`.
+
+A key is looked up once a call, and before anything of the call's body is read.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -6,17 +9,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from expunge.api import scopes
 from expunge.api.hardening import SHARE
 from expunge.api.rates import FAILED, address_of
-from expunge.api.service import CurrentService, Service
+from expunge.api.service import Service, current_service
 from expunge.api.tracing import PARTY_ID
 from expunge.registry import parties
 from expunge.registry.errors import Forbidden, Unauthenticated
 from expunge.registry.tables import ApiKey, Party, Role
 
+CALLER = "expunge.caller"
+"""Where the caller stands in the connection's scope, once it is known."""
 _USE = timedelta(seconds=parties.USE_SECONDS)
 
 bearer = HTTPBearer(
@@ -34,21 +40,37 @@ class Caller:
     key: ApiKey
 
 
-def authenticated(
-    request: Request,
-    service: CurrentService,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> Caller:
-    """The caller of this request.
+async def caller_of(request: Request) -> Caller:
+    """The caller of this request, looked up when it is first asked for.
 
     Raises:
         Unauthenticated: no key, or not a live one.
         ScopeMissing: the key is not for such calls.
         TooManyCalls: the key makes too many, or its address tries too many keys that are none.
     """
+    known: Caller | None = request.scope.get(CALLER)
+    if known is not None:
+        return known
+    credentials = await bearer(request)
     if credentials is None:
         raise Unauthenticated("Send a key: Authorization: Bearer xpk_…")
-    key = _live_key(request, service, credentials.credentials)
+    service = await current_service(request)
+    caller = await run_in_threadpool(_met, request, service, credentials.credentials)
+    request.scope[CALLER] = caller
+    return caller
+
+
+async def authenticated(
+    request: Request,
+    # So that the description says how a key is sent.
+    _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Caller:
+    """`caller_of`, as routes depend on it."""
+    return await caller_of(request)
+
+
+def _met(request: Request, service: Service, secret: str) -> Caller:
+    key = _live_key(request, service, secret)
     request.scope[PARTY_ID] = key.party_id
     scope = scopes.needed_by(request)
     # First: a call that the key is not for costs as much as another.

@@ -1,4 +1,7 @@
-"""JSON bodies are small and flat: a larger or deeper one is refused before it fills memory or stack."""
+"""JSON bodies are small and flat, and read of known callers only.
+
+A larger or deeper one is refused before it fills memory or stack.
+"""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -8,6 +11,8 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.types import Message
+
+from expunge.api.auth import caller_of
 
 MAX_JSON_BYTES = 2**20
 MAX_JSON_DEPTH = 32
@@ -41,7 +46,7 @@ class _JsonRequest(Request):
 def _is_deep(content: Any) -> bool:
     """Whether lists and objects are in each other more than MAX_JSON_DEPTH times.
 
-    Level by level: nobody has shown a key yet, so that a megabyte of brackets must cost little.
+    Level by level: a megabyte of brackets must cost little, and no stack.
     """
     level = [content]
     for _ in range(MAX_JSON_DEPTH):
@@ -57,13 +62,17 @@ def _is_deep(content: Any) -> bool:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is at most MAX_JSON_BYTES long and MAX_JSON_DEPTH deep."""
+    """A route for callers with a key, whose body is at most MAX_JSON_BYTES long and MAX_JSON_DEPTH deep."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler behind a counter of received bytes."""
+        """The route's handler, behind the look at the key and a counter of received bytes.
+
+        FastAPI itself reads a body before it asks any dependency.
+        """
         handler = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
+            await caller_of(request)
             received = 0
 
             async def receive() -> Message:

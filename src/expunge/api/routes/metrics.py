@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from expunge.api import metering
-from expunge.api.auth import authenticated, bearer
+from expunge.api.auth import bearer, caller_of
 from expunge.api.problems import documented
 from expunge.api.service import CurrentService
 from expunge.registry.errors import Forbidden
@@ -18,7 +18,7 @@ from expunge.registry.tables import Role
 router = APIRouter(tags=["service"])
 
 
-def scraper(
+async def scraper(
     request: Request,
     service: CurrentService,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
@@ -34,7 +34,7 @@ def scraper(
         given = credentials.credentials.encode()
         if secrets.compare_digest(given, token):
             return
-    role = authenticated(request, service, credentials).party.role
+    role = (await caller_of(request)).party.role
     if role != Role.OPERATOR:
         raise Forbidden(
             f"Metrics are for operator keys; yours is of a {role}.", allowed=[Role.OPERATOR.value]
