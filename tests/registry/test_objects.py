@@ -105,6 +105,27 @@ def test_a_part_of_an_object_is_read_alone(
     assert store.part(key, start, size) == data[start : start + size]
 
 
+@pytest.mark.parametrize(
+    ("start", "size"), [(0, 4), (3, CHUNK_BYTES), (7, None), (2 * CHUNK_BYTES, 9), (0, None)]
+)
+def test_an_object_is_streamed_from_any_byte_on(
+    store: ObjectStore, tmp_path: Path, start: int, size: int | None
+) -> None:
+    data = bytes(range(250)) * (2 * CHUNK_BYTES // 250) + b"rest" * 100
+    key = put(store, tmp_path / "file", data)
+    end = None if size is None else start + size
+    assert b"".join(store.stream(key, start, size)) == data[start:end]
+
+
+def test_a_folder_is_listed_alone(store: ObjectStore, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"part")
+    mine = {store.put(path, sha256_file(path), under=f"uploads/a/{each}") for each in "xy"}
+    store.put(path, sha256_file(path), under="uploads/ab/x")
+    assert set(store.keys("uploads/a")) == mine
+    assert list(store.keys("uploads/c")) == []
+
+
 def test_a_deleted_object_is_gone_and_deleting_again_is_no_error(
     store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -132,6 +132,19 @@ def test_a_download_goes_on_where_it_broke_off(endpoint: str, large: Path) -> No
     assert sha256_file(large.with_name("copy")) == sha256_file(large)
 
 
+def test_a_part_of_an_object_goes_on_where_it_broke_off(endpoint: str, large: Path) -> None:
+    key = store_at(endpoint).put(large, sha256_file(large))
+    cuts = iter(range(2))
+
+    def spoil(method: str, _: str) -> str | None:
+        return "cut" if method == "GET" and next(cuts, None) is not None else None
+
+    with relay(endpoint, spoil) as between:
+        found = b"".join(store_at(between.endpoint).stream(key, 5, PART_BYTES))
+        assert between.count("GET") == 3
+    assert found == bytes([1]) * (PART_BYTES - 5) + bytes([2]) * 5
+
+
 def test_what_was_changed_on_the_way_is_noticed(
     endpoint: str, client: Minio, tmp_path: Path, large: Path
 ) -> None:

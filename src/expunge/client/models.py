@@ -1,12 +1,12 @@
 """The calls about models, their checkpoints and their history."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.client import resources as r
 from expunge.client.calls import Calls, create, get, pages, post, until_final
+from expunge.client.downloading import download
 from expunge.client.transport import Body, content_digest
 
 
@@ -106,21 +106,16 @@ class ModelCalls(Calls):
         return r.Checkpoint.model_validate(get(self._transport, f"/checkpoints/{checkpoint_id}"))
 
     def download_weights(self, checkpoint_id: str, path: Path) -> str:
-        """Write the releasable weights to `path` once they are complete; returns `sha256:<hex>`."""
-        part = path.with_name(path.name + ".part")
-        digest = hashlib.sha256()
-        try:
-            with (
-                self._transport.download(f"/checkpoints/{checkpoint_id}/weights") as pieces,
-                part.open("wb") as file,
-            ):
-                for piece in pieces:
-                    digest.update(piece)
-                    file.write(piece)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return f"sha256:{digest.hexdigest()}"
+        """Write the releasable weights to `path` once they are complete; returns `sha256:<hex>`.
+
+        A download that breaks off goes on where it was, also in a later call.
+
+        Raises:
+            DoubtError: other bytes came than the checkpoint's `release_digest` says.
+        """
+        sha256 = self.checkpoint(checkpoint_id).release_digest.removeprefix("sha256:")
+        download(self._transport, f"/checkpoints/{checkpoint_id}/weights", path, sha256)
+        return f"sha256:{sha256}"
 
     def promote(self, checkpoint_id: str) -> r.Model:
         """Make a checkpoint the model's head: a result that waits, or an earlier head."""

@@ -171,7 +171,7 @@ class Checkpoint(Resource):
     state: str
     problem: Fault | str | None = None
     digest: str | None = None
-    release_digest: str | None = None
+    release_digest: str
     bytes: int | None = None
     trained_on: list[str] = []
     forgotten: list[str] = []

@@ -137,14 +137,23 @@ class Transport:
         _raise_for(response)
 
     @contextmanager
-    def download(self, path: str) -> Iterator[Iterator[bytes]]:
-        """The body of a GET in pieces, for answers too large for memory."""
-        try:
-            with self._http.stream("GET", path) as response:
+    def answer(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """A successful answer to one GET, its body unread; or one of RETRIED_STATUSES.
+
+        Raises:
+            ProblemError: the service refused.
+            httpx.TransportError: the connection broke, also while the body is read.
+        """
+        with self._http.stream("GET", path, headers=dict(headers)) as response:
+            if response.status_code not in RETRIED_STATUSES:
                 _raise_for(response)
-                yield response.iter_bytes()
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from error
+            yield response
+
+    def try_again(self, failures: int, cause: object) -> None:
+        """Wait before the next attempt, or raise UnreachableError after too many `failures` in a row."""
+        if failures > RETRIES:
+            raise self._unreachable(cause)
+        time.sleep(_pause(failures))
 
     def events(self, path: str) -> Iterator[ServerEvent]:
         """The server-sent events of `path`, resumed after a lost connection where they broke off.

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
 from expunge.api.auth import ModelOwner
-from expunge.api.downloads import stream_object
+from expunge.api.downloads import Wanted, documented_download, stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.routes.models import shown as shown_model
@@ -25,7 +25,7 @@ from expunge.api.schemas.values import CheckpointPath, DatasetId, IdempotencyKey
 from expunge.api.service import CurrentService, Service
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.formats.digests import content_digest, sha256_file
+from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import TensorFileError, read_header, write_release
 from expunge.registry import checkpoints, drift, models, orphans, policies, retention, visibility
 from expunge.registry.errors import Conflict, InvalidCheckpoint
@@ -255,18 +255,11 @@ def show_checkpoint(
     "/checkpoints/{checkpoint_id}/weights",
     summary="Download weights",
     response_class=StreamingResponse,
-    responses={
-        200: {
-            "description": "A safetensors file.",
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        },
-        **documented(403, 404, 409),
-    },
+    responses=documented_download("A safetensors file.", "application/octet-stream")
+    | documented(409),
 )
 def download_weights(
-    checkpoint_id: CheckpointPath, owner: ModelOwner, service: CurrentService
+    checkpoint_id: CheckpointPath, owner: ModelOwner, service: CurrentService, wanted: Wanted
 ) -> Response:
     """Encoder and projector only: queue and key encoder stay, since they may hold forgotten data.
 
@@ -282,10 +275,8 @@ def download_weights(
         service.store,
         row.release_key,
         "application/octet-stream",
-        headers={
-            "Content-Digest": content_digest(row.release_digest.removeprefix("sha256:")),
-            "Content-Disposition": f'attachment; filename="{row.id}.safetensors"',
-        },
+        wanted,
+        headers={"Content-Disposition": f'attachment; filename="{row.id}.safetensors"'},
     )
 
 

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from expunge.api import pages
 from expunge.api.auth import ModelOwner
 from expunge.api.bodies import JsonRoute
-from expunge.api.downloads import stream_object
+from expunge.api.downloads import Wanted, documented_download, stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import comparisons as schemas
@@ -123,57 +123,57 @@ def cancel_comparison(
         return schemas.Comparison.of(row)
 
 
-def _file_of(*media_types: str) -> dict[int | str, dict[str, object]]:
-    content = {each: {"schema": {"type": "string", "format": "binary"}} for each in media_types}
-    return {200: {"description": "The file.", "content": content}, **documented(403, 404)}
-
-
 @router.get(
     "/comparisons/{comparison_id}/table.{suffix}",
     summary="Download the table",
     response_class=StreamingResponse,
-    responses=_file_of(*sorted({MEDIA_TYPES[f"table.{each}"] for each in ("json", "csv", "md")})),
+    responses=documented_download(
+        "The file.", *sorted({MEDIA_TYPES[f"table.{each}"] for each in ("json", "csv", "md")})
+    ),
 )
 def download_table(
     comparison_id: ComparisonPath,
     suffix: schemas.TableFormat,
     owner: ModelOwner,
     service: CurrentService,
+    wanted: Wanted,
 ) -> Response:
     """A row a setting: measures, gaps to Retrain, average gap, forgetting score, minutes."""
-    return _download(service, owner, comparison_id, f"table.{suffix}")
+    return _download(service, owner, comparison_id, f"table.{suffix}", wanted)
 
 
 @router.get(
     "/comparisons/{comparison_id}/chart.png",
     summary="Download the chart",
     response_class=StreamingResponse,
-    responses=_file_of(MEDIA_TYPES["chart.png"]),
+    responses=documented_download("The file.", MEDIA_TYPES["chart.png"]),
 )
 def download_chart(
-    comparison_id: ComparisonPath, owner: ModelOwner, service: CurrentService
+    comparison_id: ComparisonPath, owner: ModelOwner, service: CurrentService, wanted: Wanted
 ) -> Response:
     """The settings by gap, and forgetting against utility."""
-    return _download(service, owner, comparison_id, "chart.png")
+    return _download(service, owner, comparison_id, "chart.png", wanted)
 
 
 @router.get(
     "/comparisons/{comparison_id}/scores.csv",
     summary="Download the spread of scores",
     response_class=StreamingResponse,
-    responses=_file_of(CSV),
+    responses=documented_download("The file.", CSV),
 )
 def download_scores(
-    comparison_id: ComparisonPath, owner: ModelOwner, service: CurrentService
+    comparison_id: ComparisonPath, owner: ModelOwner, service: CurrentService, wanted: Wanted
 ) -> Response:
     """How the scores of the samples to be forgotten are spread: means of groups of at least 20, no single one."""
-    return _download(service, owner, comparison_id, "scores.csv")
+    return _download(service, owner, comparison_id, "scores.csv", wanted)
 
 
-def _download(service: Service, owner: tables.Party, comparison_id: str, name: str) -> Response:
+def _download(
+    service: Service, owner: tables.Party, comparison_id: str, name: str, wanted: Wanted
+) -> Response:
     with service.sessions() as session:
         row = visibility.one(session, visibility.comparisons(owner), comparison_id)
     key = (row.objects or {}).get(name)
     if key is None:
         raise NotFound(f"Comparison {comparison_id} has no {name} (yet).")
-    return stream_object(service.store, key, MEDIA_TYPES[name])
+    return stream_object(service.store, key, MEDIA_TYPES[name], wanted)

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from expunge.api import pages
 from expunge.api.auth import OwnerOrAuditor
 from expunge.api.bodies import JsonRoute
-from expunge.api.downloads import stream_object
+from expunge.api.downloads import Wanted, documented_download, stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
 from expunge.api.schemas import encodings as schemas
@@ -217,22 +217,17 @@ def show_encoding(
     "/encodings/{encoding_id}/outputs.npz",
     summary="Download outputs",
     response_class=StreamingResponse,
-    responses={
-        200: {
-            "description": "Per level `<level>_before` and `<level>_after`, (V, N, D) float32.",
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        },
-        **documented(403, 404),
-    },
+    responses=documented_download(
+        "Per level `<level>_before` and `<level>_after`, (V, N, D) float32.",
+        "application/octet-stream",
+    ),
 )
 def download_outputs(
-    encoding_id: EncodingPath, party: OwnerOrAuditor, service: CurrentService
+    encoding_id: EncodingPath, party: OwnerOrAuditor, service: CurrentService, wanted: Wanted
 ) -> Response:
     """NumPy's npz: L2-normalised outputs of V views of N samples, keys, image digests, the views' seed."""
     with service.sessions() as session:
         row = visibility.one(session, visibility.encodings(party), encoding_id)
     if row.outputs_key is None:
         raise NotFound(f"Encoding {encoding_id} has no outputs (yet, or any more).")
-    return stream_object(service.store, row.outputs_key, "application/octet-stream")
+    return stream_object(service.store, row.outputs_key, "application/octet-stream", wanted)

@@ -94,7 +94,7 @@ class DirectoryStore:
         del key, size, sha256, seconds
         return None
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """As ObjectStore.stream."""
         with _reaching(self._root):
             try:
@@ -102,7 +102,10 @@ class DirectoryStore:
             except FileNotFoundError as error:
                 raise self._missing(key) from error
             with file:
-                while chunk := file.read(CHUNK_BYTES):
+                file.seek(start)
+                left = os.fstat(file.fileno()).st_size if size is None else size
+                while chunk := file.read(min(CHUNK_BYTES, left)):
+                    left -= len(chunk)
                     yield chunk
 
     def part(self, key: str, start: int, size: int) -> bytes:
@@ -130,13 +133,13 @@ class DirectoryStore:
     def _not_there(self) -> StoreUnavailable:
         return StoreUnavailable(f"{self._root} holds no object store; is it mounted?")
 
-    def keys(self) -> Iterator[str]:
+    def keys(self, under: str = "") -> Iterator[str]:
         """As ObjectStore.keys; one folder's names are in memory at a time."""
         with _reaching(self._root):
-            for folder, inner, names in os.walk(self._root, onerror=self._unless_removed):
+            if not self._incoming.is_dir():
+                raise self._not_there()
+            for folder, inner, names in os.walk(self._root / under, onerror=self._unless_removed):
                 if folder == str(self._root):
-                    if INCOMING not in inner:
-                        raise self._not_there()
                     inner.remove(INCOMING)
                 inner.sort()
                 place = Path(folder).relative_to(self._root)

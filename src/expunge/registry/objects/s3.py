@@ -81,22 +81,23 @@ class S3Store:
             key, size=size, sha256=sha256, seconds=seconds, headers=self._encryption
         )
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """As ObjectStore.stream; a connection that breaks is made again, from where it broke."""
-        start, failures, etag = 0, 0, None
-        while True:
+        received, failures, etag = 0, 0, None
+        while size is None or received < size:
+            left = None if size is None else size - received
             try:
-                with _object(key), self._response(key, start, None, etag) as response:
+                with _object(key), self._response(key, start + received, left, etag) as response:
                     etag = response.headers.get("ETag")
                     for chunk in response.stream(CHUNK_BYTES):
-                        start += len(chunk)
+                        received += len(chunk)
                         failures = 0
                         yield chunk
                     return
             except StoreUnavailable:
                 failures += 1
                 # Who has received nothing yet has nothing to lose by trying again later.
-                if start == 0 or failures > RESUMED:
+                if received == 0 or failures > RESUMED:
                     raise
             pause(failures, self._pause_seconds)
 
@@ -118,7 +119,7 @@ class S3Store:
         )
         try:
             sent = response.headers.get("Content-Range", "")
-            if start and not sent.startswith(f"bytes {start}-"):
+            if (start or size) and not sent.startswith(f"bytes {start}-"):
                 raise StoreUnavailable(f"the server sends {key} whole, not from byte {start} on")
             yield response
         finally:
@@ -130,10 +131,12 @@ class S3Store:
         with _object(key):
             return self._client.size(key)
 
-    def keys(self) -> Iterator[str]:
+    def keys(self, under: str = "") -> Iterator[str]:
         """As ObjectStore.keys, a page of the server's at a time."""
         with reaching():
-            for found in self._client.list_objects(bucket_name=self._bucket, recursive=True):
+            for found in self._client.list_objects(
+                bucket_name=self._bucket, prefix=under and f"{under}/", recursive=True
+            ):
                 yield found.object_name
 
     def delete(self, key: str) -> None:

@@ -48,8 +48,10 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in chunks, digest unchecked (see `verified`); never fewer without an error.
+    def stream(self, key: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """The object's bytes in chunks, from byte `start` on, `size` of them or all that are left.
+
+        Digest unchecked (see `verified`); never fewer than there are without an error.
 
         Raises:
             ObjectMissing: at the first chunk.
@@ -72,8 +74,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def keys(self) -> Iterator[str]:
-        """The keys of all objects, listed while they are read; what comes or goes meanwhile may be missed."""
+    def keys(self, under: str = "") -> Iterator[str]:
+        """The keys of all objects, or of those in one folder, listed while they are read.
+
+        What comes or goes meanwhile may be missed.
+        """
         ...
 
     def delete(self, key: str) -> None:
