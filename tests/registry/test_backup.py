@@ -1,5 +1,6 @@
 """A backup holds the rows of one moment and their objects; a restore brings them back, and nothing that has ended."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -288,6 +289,61 @@ class TestTaking:
         assert service.backup().copied == 0
         assert service.backup(deep=True).copied == 1
         assert path.read_bytes() != b"rot"
+
+    def test_a_damaged_object_that_only_older_backups_have_stays_and_is_told(
+        self, service: Service
+    ) -> None:
+        """Its disk may read it better the next time; nothing else has it."""
+        gone = service.sealed(granted=False)
+        key = service.key_of(gone)
+        first = service.backup()
+        service.delete(gone)
+        path = backup.Archive(service.kept).path(key)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        second = service.backup(deep=True)
+        assert (second.damaged, second.manifest.missing) == ({key: [first.name]}, [])
+        assert path.read_bytes() == whole[:-1]
+        path.write_bytes(whole)
+        assert service.backup(deep=True).damaged == {}
+
+    def test_a_damaged_object_that_the_store_has_lost_as_well_is_no_part_of_the_next_one(
+        self, service: Service
+    ) -> None:
+        first = service.backup()
+        lost, rotten = (service.key_of(each) for each in service.sets)
+        kept = backup.Archive(service.kept)
+        service.store.delete(lost)
+        (service.folder / "objects" / rotten).write_bytes(b"rot")
+        for key in (lost, rotten):
+            kept.path(key).write_bytes(b"rot here as well")
+        second = service.backup(deep=True)
+        assert second.damaged == {lost: [first.name], rotten: [first.name]}
+        assert {each.key: each.problem for each in second.manifest.missing} == {
+            lost: "damaged",
+            rotten: "damaged",
+        }
+        assert not {lost, rotten} & set(kept.keys(second.name))
+        assert kept.path(lost).read_bytes() == b"rot here as well"
+
+    def test_what_cannot_be_read_or_is_gone_is_mended_like_what_is_damaged(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.backup()
+        kept = backup.Archive(service.kept)
+        unreadable, gone = (kept.path(service.key_of(each)) for each in service.sets)
+        read = archive.sha256_file
+
+        def bad_sector(path: Path) -> str:
+            if path == unreadable:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        monkeypatch.setattr(archive, "sha256_file", bad_sector)
+        gone.unlink()
+        second = service.backup(deep=True)
+        assert (second.copied, second.damaged) == (2, {})
+        assert gone.exists()
 
     def test_one_at_a_time_and_what_broke_off_is_no_backup(self, service: Service) -> None:
         kept = backup.Archive(service.kept)

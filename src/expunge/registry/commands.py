@@ -80,7 +80,7 @@ def backup(
 ) -> None:
     """Back up database and objects while the service runs.
 
-    Ends with status 1 if rows name objects that the store has lost, 2 if there is no new backup.
+    Ends with status 1 if objects are lost or damaged, 2 if there is no new backup.
     """
     from expunge.registry import operations  # noqa: PLC0415 - see the top
 

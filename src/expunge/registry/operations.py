@@ -93,7 +93,7 @@ def backup(folder: Path, *, deep: bool) -> int:
             engine, store, folder, keep_days=settings.backup_retention_days, deep=deep
         )
     _print(_told_of(taken))
-    return 1 if taken.manifest.missing else 0
+    return 1 if taken.manifest.missing or taken.damaged else 0
 
 
 def note_endings(folder: Path) -> int:
@@ -117,6 +117,7 @@ def _told_of(taken: Taken) -> dict[str, Any]:
         "log_size": 0 if manifest.log is None else manifest.log.size,
         "missing": [each.model_dump() for each in manifest.missing],
         "removed": taken.outdated,
+        "damaged": taken.damaged,
     }
 
 

@@ -191,24 +191,34 @@ class Archive:
         """
         if not KEY.fullmatch(key):
             raise ObjectDamaged(f"{key!r} is no key of an object")
-        path = self.path(key)
-        if path.exists():
+        if self.path(key).exists():
             return False
+        self.renew(store, key)
+        return True
+
+    def renew(self, store: ObjectStore, key: str) -> None:
+        """Copy an object of the store here, in place of what is here; without an error it is whole then.
+
+        What cannot be copied stays as it is: part of it may be of use, the next reading may be luckier.
+
+        Raises:
+            ObjectMissing, ObjectDamaged, StoreUnavailable: it is as it was.
+        """
+        path = self.path(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.unfinished")
         fetch(store, key, unfinished)
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.rename(path)
-        return True
 
-    def damaged(self, key: str) -> bool:
-        """Whether the object here is not what it was, read to its last byte."""
-        return not key.endswith(sha256_file(self.path(key)))
-
-    def discard(self, key: str) -> None:
-        """Remove an object."""
-        self.path(key).unlink()
+    def is_whole(self, key: str) -> bool:
+        """Whether the object here is what it was, read to its last byte."""
+        try:
+            return key.endswith(sha256_file(self.path(key)))
+        # It is not there, or its disk says so.
+        except OSError:
+            return False
 
     def prune(self) -> int:
         """Remove the objects that no backup has, and what broken copies left; how many."""

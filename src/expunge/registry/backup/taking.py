@@ -4,7 +4,7 @@ The picture comes first and the objects after it: an object never changes, so a 
 same. One that is gone by then had ended, and so the picture is taken again. Never writes to the store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -42,9 +42,11 @@ class Taken:
     manifest: Manifest
     manifest_sha256: str
     copied: int
-    """Objects that no backup before had."""
+    """Objects that were not in the folder, or not whole."""
     outdated: list[str]
     """Backups that were removed because their time was over."""
+    damaged: dict[str, list[str]]
+    """Objects that are not whole in the folder and that the store has no more, and the backups that name them."""
 
 
 def take(
@@ -53,8 +55,9 @@ def take(
     """Add a backup to the folder, which may hold earlier ones; objects that are there are not copied again.
 
     Afterwards backups older than `keep_days` (0: none) are removed with the objects that no other has.
-    With `deep` each object that is there is read, and copied again where it is damaged. Objects that
-    cannot be had although rows name them are listed in the manifest: the rest is worth keeping.
+    With `deep` each object that is there is read, and copied again where it is damaged and the store
+    has it. Objects that cannot be had although rows name them are listed in the manifest: the rest is
+    worth keeping.
 
     Raises:
         BackupRefused: the schema is not this program's, or another backup or a migration runs.
@@ -62,24 +65,36 @@ def take(
     """
     kept = Archive(folder)
     with kept.locked():
-        if deep:
-            _discard_damaged(kept)
-        taking = _Taking(engine, store, kept)
+        mended, damaged = _mend(kept, store) if deep else (set(), set())
+        taking = _Taking(engine, store, kept, mended, damaged)
         name = taking.run()
         _tell(sessions(engine), kept.manifest(name), name, keep_days)
         outdated = _remove_outdated(kept, keep_days)
-    return Taken(
-        name, kept.manifest(name), kept.manifest_sha256(name), len(taking.copied), outdated
-    )
+        return Taken(
+            name,
+            kept.manifest(name),
+            kept.manifest_sha256(name),
+            len(taking.copied),
+            outdated,
+            _held_by(kept, damaged),
+        )
 
 
 class _Taking:
-    def __init__(self, engine: Engine, store: ObjectStore, kept: Archive) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: ObjectStore,
+        kept: Archive,
+        mended: set[str],
+        damaged: set[str],
+    ) -> None:
         self._engine = engine
         self._sessions = sessions(engine)
         self._store = store
         self._kept = kept
-        self.copied: set[str] = set()
+        self._damaged = damaged
+        self.copied = mended
 
     def run(self) -> str:
         with self._engine.connect() as connection:
@@ -100,6 +115,9 @@ class _Taking:
         missing = []
         for key, row in named:
             if key in self.copied:
+                continue
+            if key in self._damaged:
+                missing.append(Missing(key=key, named_by=row, problem="damaged"))
                 continue
             try:
                 if self._kept.bring(self._store, key):
@@ -184,10 +202,28 @@ def _tell(within: Sessions, manifest: Manifest, name: str, keep_days: float) -> 
         log.append(session, log.SERVICE, log.BACKUP, log.TAKEN, **told)
 
 
-def _discard_damaged(kept: Archive) -> None:
+def _mend(kept: Archive, store: ObjectStore) -> tuple[set[str], set[str]]:
+    """Read every object of every backup and copy again what is not whole; these, and those that stay so."""
+    mended, damaged = set(), set()
     for key in {key for name in kept.names() for key in kept.keys(name)}:
-        if kept.path(key).exists() and kept.damaged(key):
-            kept.discard(key)
+        if kept.is_whole(key):
+            continue
+        try:
+            kept.renew(store, key)
+            mended.add(key)
+        except (ObjectMissing, ObjectDamaged):
+            damaged.add(key)
+    return mended, damaged
+
+
+def _held_by(kept: Archive, keys: Collection[str]) -> dict[str, list[str]]:
+    """The backups that have each of these objects."""
+    found: dict[str, list[str]] = {}
+    for name in kept.names() if keys else ():
+        for key in kept.keys(name):
+            if key in keys:
+                found.setdefault(key, []).append(name)
+    return found
 
 
 def _remove_outdated(kept: Archive, keep_days: float) -> list[str]:
