@@ -4,14 +4,14 @@ import time
 
 import httpx
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 from tests.api.conftest import Past, User, images
 from tests.api.test_fleet import enter
 from tests.registry.newer import EXPANDING, upgraded_with
 
 from expunge.registry.migration import fits, is_current
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Job
+from expunge.registry.tables import Job, Shard
 from expunge.registry.vitals import Vitals
 from expunge.worker.running import Runner
 
@@ -48,6 +48,22 @@ def test_a_data_set_is_sealed_and_a_model_is_trained(model_owner: User, worker: 
         time.sleep(0.1)
     assert job["state"] == "succeeded", job
     assert model_owner.get(f"/models/{model_id}").json()["head_checkpoint_id"]
+
+
+def test_objects_of_a_deleted_data_set_are_left_to_the_version_that_knows_what_else_names_them(
+    past: Past, data_owner: User
+) -> None:
+    dataset_id = data_owner.dataset(images("deleted", 3))
+    with past.sessions() as session:
+        keys = session.scalars(select(Shard.object_key).where(Shard.dataset_id == dataset_id)).all()
+    answer = data_owner.http.delete(f"/datasets/{dataset_id}")
+    assert (answer.status_code, answer.json()["state"]) == (202, "deleting")
+    assert keys
+    assert set(keys) <= set(past.store.keys())
+    with past.sessions() as session:
+        assert (
+            session.scalar(select(Shard.object_key).where(Shard.dataset_id == dataset_id)) is None
+        )
 
 
 def test_operators_see_newer_workers_at_jobs_of_a_kind_that_is_unknown_here(

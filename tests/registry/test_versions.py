@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text, update
 from sqlalchemy.engine import URL
 from tests.conftest import execute, text_of
 from tests.registry.conftest import House, expire
+from tests.registry.expanding import beyond_adding, statements
 from tests.registry.newer import EXPANDING, SILENT, upgraded_with
 
 from expunge.registry import jobs, waiting
@@ -60,6 +63,49 @@ def test_who_takes_and_announces_jobs_asks_first(migrated: Engine, tmp_path: Pat
     upgraded_with(migrated, SILENT, tmp_path)
     with pytest.raises(SchemaUnfit):
         require_fit(sessions(migrated))
+
+
+SCRIPTS = list(ScriptDirectory.from_config(configuration("")).walk_revisions())
+
+
+def test_no_program_that_cannot_read_which_schemas_are_for_it_is_said_to_fit_this_one() -> None:
+    """0010 came before the first program that reads it, and 0008 takes rights away that older ones would give."""
+    early = [each for each in SCRIPTS if each.revision <= "0010"]
+    assert len(early) == 10
+    assert not [each.revision for each in early if getattr(each.module, "expands", False)]
+
+
+def test_a_migration_that_says_that_it_only_adds_does_nothing_else() -> None:
+    assert statements(SCRIPTS[-1].module), "the beginning is read as well"
+    for each in SCRIPTS:
+        if getattr(each.module, "expands", False):
+            assert beyond_adding(each.module) == [], each.revision
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "op.drop_column('jobs', 'kind')",
+        "op.alter_column('jobs', 'kind', new_column_name='sort')",
+        "op.alter_column('jobs', 'kind', type_=sa.Integer())",
+        "op.add_column('jobs', sa.Column('mood', sa.String(), nullable=False))",
+        "op.create_index('ix', 'jobs', ['kind'], unique=True)",
+        "op.create_check_constraint('ck_jobs_mood', 'jobs', \"kind <> 'x'\")",
+        "op.drop_constraint('ck_jobs_kind', 'jobs')",
+        "op.create_foreign_key('fk', 'jobs', 'models', ['model_id'], ['id'])",
+        "op.drop_table('workers')",
+        "op.execute('UPDATE jobs SET kind = NULL')",
+    ],
+)
+def test_what_a_migration_does_beyond_adding_is_seen(change: str) -> None:
+    assert beyond_adding(script(EXPANDING)) == []
+    assert len(beyond_adding(script(f"{EXPANDING}\n    {change}\n"))) == 1
+
+
+def script(text: str) -> ModuleType:
+    module = ModuleType("later")
+    exec(text.format(later="9999", newest="0000"), module.__dict__)  # noqa: S102 - written above
+    return module
 
 
 def dream(house: House) -> str:

@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import text, update
 from tests.worker.lab import SHORT, Lab, World, images
 
-from expunge.registry.migration import newest
+from expunge.registry.migration import SchemaUnfit, newest
+from expunge.registry.record import sealing
 from expunge.registry.tables import Job, JobKind, Role
 from expunge.worker.context import Context
 from expunge.worker.dispatcher import Dispatcher
 from expunge.worker.running import Runner
+from expunge.worker.sealer import Sealer
 
 END_SECONDS = 60
 
@@ -82,3 +84,17 @@ def test_objects_are_left_to_the_version_that_knows_all_that_names_them(lab: Lab
         assert stray.exists()
     dispatcher.tidy()
     assert not stray.exists()
+
+
+def test_a_schema_that_is_not_for_it_is_neither_sealed_nor_tidied(lab: Lab) -> None:
+    lab.party("somebody", Role.DATA_OWNER)
+    sealer = Sealer(lab.settings, lab.sessions)
+    dispatcher = Dispatcher(lab.settings, lab.sessions.kw["bind"], lab.store)
+    with newer_schema(lab, oldest="9999"):
+        for work in (sealer.step, dispatcher.tidy):
+            with pytest.raises(SchemaUnfit):
+                work()
+        with lab.sessions() as session:
+            assert sealing.is_due(session), "what is to be sealed waits for who knows how"
+    with newer_schema(lab, oldest=str(newest())):
+        assert sealer.step() > 0

@@ -19,6 +19,7 @@ from expunge.registry import lineage, log, orphans
 from expunge.registry.database import Sessions
 from expunge.registry.ids import Prefix
 from expunge.registry.lifecycles import CheckpointState, DatasetState
+from expunge.registry.migration import newest, revision_of
 from expunge.registry.objects import ObjectStore, StoreUnavailable
 from expunge.registry.tables import Checkpoint, Dataset, DoomedObject
 from expunge.registry.transitions import StateChanged, move
@@ -86,8 +87,13 @@ def finish_all(sessions: Sessions, store: ObjectStore) -> Ended:
 
 
 def finish_if_quick(sessions: Sessions, store: ObjectStore, subject_id: str) -> None:
-    """Finish a destruction now, unless a sweep has to: there are many objects, or the store is away."""
+    """Finish a destruction now, unless a sweep has to: there are many objects, or the store is away.
+
+    Or the schema is a newer version's, where other rows may name the objects: its dispatchers know.
+    """
     with sessions() as session:
+        if revision_of(session.connection()) != newest():
+            return
         keys = select(func.count()).where(DoomedObject.subject_id == subject_id)
         many = (session.scalar(keys) or 0) > FEW_OBJECTS
     if not many:

@@ -144,8 +144,9 @@ class Dispatcher:
         """Remove rows whose time is over; destroy what was kept long enough, and objects that nothing names.
 
         Raises:
-            OperationalError, StoreUnavailable: the next time goes on where this one stopped.
+            OperationalError, StoreUnavailable, SchemaUnfit: the next time goes on where this one stopped.
         """
+        require_fit(self._sessions)
         with self._sessions.begin() as session:
             idempotency.forget_expired(session, hours=self._settings.idempotency_hours)
             direct_uploads.forget_expired(session)

@@ -7,6 +7,7 @@ import structlog
 
 from expunge.registry import signing_keys
 from expunge.registry.database import Sessions
+from expunge.registry.migration import require_fit
 from expunge.registry.record import sealing
 from expunge.registry.settings import Settings
 from expunge.registry.signing_keys import NoSigningKey
@@ -43,7 +44,12 @@ class Sealer:
                 time.sleep(PAUSE_SECONDS)
 
     def step(self) -> int:
-        """Seal one batch under one head; how many rows it had."""
+        """Seal one batch under one head; how many rows it had.
+
+        Raises:
+            SchemaUnfit: a newer version's rows may be sealed otherwise, and a seal cannot be taken back.
+        """
+        require_fit(self._sessions)
         with self._sessions.begin() as session:
             if not sealing.is_due(session):
                 return 0
