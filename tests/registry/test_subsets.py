@@ -8,7 +8,7 @@ import pytest
 
 from expunge.evidence.subset import draw
 from expunge.formats.shards import SampleRecord
-from expunge.registry.datasets import encode_index
+from expunge.registry.datasets import encode_index, read_page
 from expunge.registry.errors import Invalid
 from expunge.registry.objects import DirectoryStore, ObjectDamaged, put_bytes
 from expunge.registry.subsets import Draw, Indexes, Subset, choose, drawn, require_known
@@ -52,6 +52,26 @@ def both(store: Counting, tmp_path: Path) -> list[Dataset]:
 
 def names(subset: Subset, datasets: Sequence[Dataset], store: DirectoryStore) -> list[str]:
     return [each.name for each in choose(subset, datasets, Indexes(store))]
+
+
+def test_nothing_of_a_damaged_index_is_shown_and_none_is_read_to_its_end(
+    store: Counting, tmp_path: Path
+) -> None:
+    """A byte of a digest, so that every line still reads as a sample's."""
+    row = dataset(store, tmp_path, FIRST, [f"{number:06d}" for number in range(20_000)])
+    key = str(row.index_key)
+    assert [each["key"] for each in read_page(store, key, 2, 2)] == ["000002", "000003"]
+    assert [each["key"] for each in read_page(store, key, 19_999, 2)] == ["019999"]
+    assert read_page(store, key, 20_000, 2) == []
+    path = tmp_path / "objects" / key
+    whole = path.read_bytes()
+    place = whole.rindex(b'"sha256":"') + len(b'"sha256":"')
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for start in (0, 19_999):
+        with pytest.raises(ObjectDamaged):
+            read_page(store, key, start, 1)
+    with pytest.raises(ObjectDamaged):
+        list(Indexes(store, kept_records=1).records(row))
 
 
 def test_samples_come_in_order_of_data_set_and_index(store: Counting, both: list[Dataset]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from expunge.registry import idempotency, jobs, log, orphans, retention, visibil
 from expunge.registry.errors import Conflict, NotFound, NotSealed
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.lifecycles import DatasetState
-from expunge.registry.objects import ObjectStore
+from expunge.registry.objects import ObjectStore, verified
 from expunge.registry.tables import Dataset, Grant, Job, JobKind, Party, Role, Shard
 from expunge.registry.transitions import move
 
@@ -236,9 +237,28 @@ def encode_index(records: Iterable[SampleRecord]) -> tuple[bytes, str]:
     return data, f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_index(store: ObjectStore, index_key: str, *, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The records of a sealed data set's index from number `start` on, in order, read as a stream."""
-    return (json.loads(line) for line in islice(_lines(store.stream(index_key)), start, None))
+def read_index(store: ObjectStore, index_key: str) -> Iterator[dict[str, Any]]:
+    """The records of a sealed data set's index, in order, read as a stream.
+
+    Raises:
+        ObjectDamaged: before the last of them, if the index is not what was sealed.
+        ObjectMissing, StoreUnavailable: see the store.
+    """
+    return (json.loads(line) for line in _lines(verified(store, index_key)))
+
+
+def read_page(store: ObjectStore, index_key: str, start: int, count: int) -> list[dict[str, Any]]:
+    """At most `count` records of an index from number `start` on.
+
+    The index is read to its end, however few they are: none of a damaged one is shown.
+
+    Raises:
+        ObjectDamaged, ObjectMissing, StoreUnavailable: see the store.
+    """
+    lines = _lines(verified(store, index_key))
+    page = list(islice(lines, start, start + count))
+    deque(lines, maxlen=0)
+    return [json.loads(line) for line in page]
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

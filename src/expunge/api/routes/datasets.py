@@ -1,6 +1,5 @@
 """Data sets: open one, upload shards, seal it, let a model owner train on it."""
 
-from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -186,9 +185,9 @@ def list_samples(
     if row.index_key is None:
         raise NotSealed(f"Data set {row.id} is {row.state}; it has samples once it is sealed.")
     start = pages.offset(page)
-    index = datasets.read_index(service.store, row.index_key, start=start)
-    found = list(islice(enumerate(index, start), page.limit + 1))
-    shown, following = pages.cut(found, page.limit, lambda numbered: str(numbered[0] + 1))
+    found = datasets.read_page(service.store, row.index_key, start, page.limit + 1)
+    numbered = list(enumerate(found, start))
+    shown, following = pages.cut(numbered, page.limit, lambda each: str(each[0] + 1))
     return Page(items=[schemas.Sample.of(record) for _, record in shown], next_cursor=following)
 
 
