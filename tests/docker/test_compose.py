@@ -69,6 +69,14 @@ def test_what_stays_up_is_watched_limited_and_given_time_to_stop(name: str) -> N
 
 
 @every_service
+def test_a_machine_of_two_cores_can_start_it(name: str) -> None:
+    limits = service(name).get("deploy", {}).get("resources", {}).get("limits", {})
+    assert float(limits.get("cpus", 0)) <= 2, (
+        "Docker starts no container with more cores than are there"
+    )
+
+
+@every_service
 def test_what_a_service_waits_for_ends_or_says_that_it_is_healthy(name: str) -> None:
     for other, how in service(name).get("depends_on", {}).items():
         assert CONDITIONS[how["condition"]](service(other)), f"{name} waits for {other}"

@@ -3,6 +3,7 @@
 import logging
 import re
 import socket
+import time
 from collections.abc import Callable
 
 import httpx
@@ -104,18 +105,26 @@ def test_an_address_that_is_taken_ends_the_process_with_the_reason(lab: Lab) -> 
             metering.serve(settings)
 
 
-def test_a_scrape_tells_the_space_that_is_left(lab: Lab) -> None:
+def test_its_port_tells_the_space_that_is_left_and_whether_the_queue_is_looked_after(
+    lab: Lab,
+) -> None:
     lab.settings.work_dir.mkdir()
     server = metering.serve(lab.settings.model_copy(update={"metrics_listen": "127.0.0.1:0"}))
     assert server is not None
+    longest = lab.settings.lease_seconds + 2 * lab.settings.republish_seconds
+    health = {}
     try:
-        address = f"http://127.0.0.1:{server.server_port}/metrics"
-        told = httpx.get(address, trust_env=False).text
+        address = f"http://127.0.0.1:{server.server_port}"
+        told = httpx.get(f"{address}/metrics", trust_env=False).text
+        for silent in (0, longest + 60):
+            metering.CONTACT.set(time.time() - silent)
+            health[silent] = httpx.get(f"{address}/healthz", trust_env=False).status_code
     finally:
         server.shutdown()
         server.server_close()
     assert re.search(r"^expunge_work_dir_free_bytes \d", told, re.MULTILINE)
     assert re.search(r"^process_resident_memory_bytes \d", told, re.MULTILINE)
+    assert list(health.values()) == [200, 503]
 
 
 def test_every_log_line_of_an_attempt_names_job_attempt_and_worker(

@@ -1,12 +1,14 @@
 """What the processes beside the api count and time, and the small port where Prometheus reads it.
 
 Each process tells its own. Training processes tell nothing here: their worker does, of what they report.
+The same port says whether the process still looks after the queue.
 """
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
@@ -96,12 +98,21 @@ TIDIED = Gauge(
     registry=REGISTRY,
 )
 
+HEALTH = "/healthz"
+LOOKS_MISSED = 2
+"""Workers look at the queue at least every `republish_seconds`; later by so many looks, one is stuck."""
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""Of WSGI."""
+
 logger = structlog.get_logger(__name__)
 
 
 def serve(settings: Settings) -> WSGIServer | None:
     """Answer scrapes from a thread where the settings say; without an address, not at all.
 
+    `/healthz` there is 503 once the process has not been at the queue for longer than a lease lasts
+    and two looks at it take, whether it hangs or the database is gone.
     Ends the process with the reason where the address cannot be had.
     """
     if not settings.metrics_listen:
@@ -112,8 +123,23 @@ def serve(settings: Settings) -> WSGIServer | None:
         server, _ = start_http_server(int(port), addr=host.strip("[]"), registry=REGISTRY)
     except OSError as error:
         sys.exit(f"EXPUNGE_METRICS_LISTEN: {settings.metrics_listen} cannot be had: {error}")
+    longest = settings.lease_seconds + LOOKS_MISSED * settings.republish_seconds
+    server.set_app(_with_health(server.get_app(), longest))
     logger.info("metrics served", host=host, port=server.server_port)
     return server
+
+
+def _with_health(metrics: Any, longest_seconds: float) -> Application:
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != HEALTH:
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        at_queue = REGISTRY.get_sample_value("expunge_worker_contact_timestamp_seconds") or 0.0
+        well = time.time() - at_queue <= longest_seconds
+        status = "200 OK" if well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"ok\n" if well else b"not at the queue for too long\n"]
+
+    return answer
 
 
 @contextmanager
