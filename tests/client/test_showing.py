@@ -189,7 +189,7 @@ def report() -> AuditReport:
     }
     test = {"hypothesis": "H0", "alpha": 0.01, "p": 0.0004, "n": 64, "n_reference": 400}
     look = {"level": "encoder", "statistic": "forgetting_score", "value": 0.02, "p": 0.0004}
-    test |= {"draws": 4999, "reference": "plain", "looks": [look]}
+    test |= {"draws": 4999, "reference": "matched", "n_alike": 170, "looks": [look]}
     return AuditReport.model_validate(
         {
             "levels": {"encoder": level, "image_text": level},
@@ -216,11 +216,18 @@ def test_the_findings_table_puts_own_images_beside_others(report: AuditReport) -
 def test_the_evidence_says_what_the_test_found_and_how_much_it_could(report: AuditReport) -> None:
     test, power, membership = evidence(report)
     assert test == (
-        "p = 0.0004 among 4,999 draws of 64 from your images and 400 that the model kept; up to "
-        "0.01 counts as found."
+        "p = 0.0004: the share of 4,999 random draws of 64 from your images and 170 of the same kind "
+        "that the model kept which look at least as unusual; 0.01 or less counts as found."
     )
-    assert "found with 40%; 250 images would give 90%." in power
-    assert "p = 0.3;" in membership
+    assert "found with about 40% probability; about 250 images would give 90%." in power
+    assert "p = 0.3: no sign of it." in membership
+    assert report.power is not None
+    assert report.membership is not None
+    strong = report.power.model_copy(update={"power": 1.0, "samples_needed": 4})
+    left = report.membership.model_copy(update={"p": 0.002})
+    _, power, membership = evidence(report.model_copy(update={"power": strong, "membership": left}))
+    assert power.endswith("found with over 99% probability.")
+    assert "p = 0.002: yes, a trace is left." in membership
     bare = report.model_copy(update={"test": None, "power": None, "membership": None})
     assert evidence(bare) == []
 

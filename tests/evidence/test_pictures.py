@@ -19,9 +19,17 @@ from tests.evidence.picture_scene import scene
 from expunge.evidence.pictures import heat_maps, score_chart, sheet
 from expunge.evidence.pictures.bundle import WHICH, Bundle
 from expunge.evidence.pictures.heat_maps import forgotten_first, heat_map, triptych
-from expunge.evidence.pictures.sheet import shorten, text_width, wrap
+from expunge.evidence.pictures.sheet import balanced, shorten, text_width, wrap
 from expunge.evidence.pictures.tables import guarded, matrix_csv, matrix_npy
-from expunge.evidence.pictures.thumbnail_strip import counted, ticks
+from expunge.evidence.pictures.thumbnail_strip import (
+    MAX_THUMBNAILS,
+    Along,
+    counted,
+    paint_strip,
+    shown_of_many,
+    strip_thickness,
+    ticks,
+)
 
 SENTENCE = "The model changed for your images in a way that it did not for others. " * 3
 HOSTILE = ["<script>alert(1)</script>", "=1+1", "$\\frac{1}{0}$", "名前/é🐈\n\t\x00" * 40]
@@ -152,20 +160,70 @@ def test_samples_are_ordered_by_forgetting_score_with_their_thumbnails() -> None
     ordered = bundle.matrices["encoder"]["before"][np.ix_(order, order)]
     assert any(array.shape == (5, 5) and (array == ordered).all() for array in shown)
     assert bundle.thumbnails is not None
-    first, side = bundle.thumbnails[order[0]], bundle.thumbnails.shape[1]
-    strips = [array for array in shown if array.ndim == 3]
-    assert len(strips) == 4
-    for strip in strips:
-        upright = strip.shape[0] > strip.shape[1]
-        length = strip.shape[0 if upright else 1] // 5
-        start = (length - side) // 2
-        corner = strip[start:, :side] if upright else strip[:side, start:]
-        assert (corner[:side, :side] == first).all()
+    shown_twice = [array for array in shown if array.ndim == 3]
+    assert len(shown_twice) == 4 * 5
+    for place, array in enumerate(shown_twice):
+        assert (array == bundle.thumbnails[order[place % 5]]).all()
 
 
-def test_numbers_replace_thumbnails_of_many_samples() -> None:
-    texts = {text.get_text() for axes in figure_of(scene(64)[1]).axes for text in axes.texts}
-    assert texts == {str(number) for number in counted(64)}
+@pytest.mark.parametrize("m", [2, 8, 17, 18, 40, 41, 200])
+@pytest.mark.parametrize("along", ["rows", "columns", "below"])
+def test_thumbnails_stand_at_their_samples_and_never_overlap(m: int, along: Along) -> None:
+    side, pixels = 2.9, np.zeros((m, 4, 4, 3), np.uint8)
+    thickness = strip_thickness(m, side, pixels, along)
+    sheet_ = sheet.Sheet(4.0, 4.0)
+    box = (0.5, 0.5, thickness, side) if along == "rows" else (0.5, 0.5, side, thickness)
+    paint_strip(sheet_, pixels, m, box, along)
+    (axes,) = sheet_.figure.axes
+    extents = [np.array(image.get_extent()).reshape(2, 2) for image in axes.images]
+    boxes = [np.sort(extent, axis=1) for extent in extents]
+    samples = range(m) if m <= MAX_THUMBNAILS else shown_of_many(m)
+    assert len(boxes) == len(samples)
+    across, lengthwise = (0, 1) if along == "rows" else (1, 0)
+    for sample, found in zip(samples, boxes, strict=True):
+        assert found[lengthwise].mean() == pytest.approx((sample + 0.5) * side / m)
+        assert np.ptp(found[lengthwise]) >= min(0.13, side / m * 0.9)
+        assert -1e-9 <= found[across, 0] <= found[across, 1] <= thickness + 1e-9
+    for one, other in combinations(boxes, 2):
+        overlap = np.minimum(one[:, 1], other[:, 1]) - np.maximum(one[:, 0], other[:, 0])
+        assert overlap.min() < 1e-9
+
+
+def test_many_samples_show_some_thumbnails_with_their_numbers_or_numbers_alone() -> None:
+    def numbers(*, thumbnails: bool) -> set[str]:
+        figure = figure_of(scene(64, thumbnails=thumbnails)[1])
+        return {text.get_text() for axes in figure.axes for text in axes.texts}
+
+    assert numbers(thumbnails=True) == {str(sample + 1) for sample in shown_of_many(64)}
+    assert numbers(thumbnails=False) == {str(number) for number in counted(64)}
+
+
+@pytest.mark.parametrize("m", [2, 8])
+def test_values_fit_their_cells(m: int) -> None:
+    figure = figure_of(scene(m)[1])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in figure.axes:
+        for text in axes.texts:
+            cell = axes.bbox.width / m
+            assert text.get_window_extent(renderer).width < 0.95 * cell
+
+
+def test_without_a_band_the_chart_says_why() -> None:
+    assert "Band: means of 3 images that the model kept" in words_of(chart_of(3))
+    assert "too few to draw 64 at a time" in words_of(chart_of(64))
+    assert "no images of others to compare it with" in words_of(chart_of(3, others=0))
+
+
+def words_of(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+def test_lines_are_balanced_where_that_takes_no_more_of_them() -> None:
+    text = "word " * 21
+    wide, even = wrap(text, 5.0, 10.0), balanced(text, 5.0, 10.0)
+    assert len(even) == len(wide)
+    assert len(even[-1]) >= len(wide[-1])
+    assert " ".join(even) == text.strip()
 
 
 def test_a_level_that_is_not_there_is_named() -> None:

@@ -9,7 +9,8 @@ import pytest
 from tests.evidence.picture_scene import scene
 
 from expunge.evidence.audit.report import VerdictCode
-from expunge.evidence.pictures.report import HEADLINES, STATISTICS, probability, report_html
+from expunge.evidence.pictures.report import HEADLINES, NO_TEST, STATISTICS, report_html
+from expunge.evidence.wording import percentage, probability
 
 AUDIT = {"id": "aud_1", "finished_at": "2026-01-01T00:00:00Z"}
 PROTOCOL = {
@@ -67,7 +68,7 @@ def test_the_page_says_what_was_compared_found_and_how_to_check_it() -> None:
     for fact in (
         "Your images 3 Images of others, kept 96 Images never seen (control) 96",
         f"p-value {probability(report['test']['p'])}",
-        f"Power {report['power']['power']:.0%}",
+        f"Power {percentage(report['power']['power'])}",
         "encoder forgetting score +",
         "projector forgetting score +",
         "neighbourhood, rearranged +",
@@ -124,8 +125,50 @@ def test_without_a_reference_the_page_says_so() -> None:
     page = Page(report_html(report, bundle))
     assert report["verdict"]["code"] == "no_reference"
     assert HEADLINES["no_reference"][1] in page.words
-    assert "Too few images of others that the model kept for a test." in page.words
+    assert "No test, for the reason named above." in page.words
     assert "p-value" not in page.words
+    report["verdict"]["code"] = "unchanged"
+    assert NO_TEST in Page(report_html(report, bundle)).words
+
+
+def test_the_page_says_which_part_was_audited_and_of_which_version() -> None:
+    report, bundle = scene(3)
+    drawn = {**AUDIT, "purpose": "later_head", "draw": {"samples": 3, "seed": 7}}
+    words = Page(report_html(report, bundle, audit=drawn)).words
+    assert "audit of a later version of the model" in words
+    assert "Your images 3 drawn at random with seed 7" in words
+    named = {**AUDIT, "purpose": "asked", "draw": None, "sample_keys": ["a", "b", "c"]}
+    words = Page(report_html(report, bundle, audit=named)).words
+    assert "Expunge · audit of a removal aud_1" in words
+    assert "Your images 3 chosen by name" in words
+
+
+def test_the_page_speaks_of_one_image_as_one() -> None:
+    report, bundle = scene(1)
+    report["verdict"]["code"] = "forgotten"
+    words = Page(report_html(report, bundle)).words
+    assert "Evidence that your image was forgotten" in words
+    assert "honestly retrained without your image." in words
+    assert "Share of your image and 96 kept ones of the same kind" in words
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.002, "look more familiar"), (0.3, "do not look clearly more familiar")]
+)
+def test_a_trace_is_told_only_where_it_was_found(p: float, said: str) -> None:
+    report, bundle = scene(3)
+    report["membership"]["p"] = p
+    assert f"your images {said} to the model" in Page(report_html(report, bundle)).words
+
+
+def test_more_images_are_named_only_where_these_are_too_few() -> None:
+    report, bundle = scene(3)
+    report["power"] |= {"power": 1.0, "samples_needed": 2}
+    words = Page(report_html(report, bundle)).words
+    assert "Power over 99%" in words
+    assert "would suffice" not in words
+    report["power"] |= {"power": 0.4, "samples_needed": 20}
+    assert "About 20 images would suffice for 90%." in Page(report_html(report, bundle)).words
 
 
 def test_every_statistic_of_the_test_has_its_row() -> None:
@@ -143,7 +186,7 @@ def test_every_verdict_has_its_headline() -> None:
     report, bundle = scene(1)
     report["verdict"]["code"] = "not_for_you"
     page = Page(report_html(report, bundle))
-    assert "✗ No sign that yours were forgotten" in page.words
+    assert "✗ No sign that yours was forgotten" in page.words
     assert ("div", {"class": "verdict not_for_you"}) in page.tags
 
 

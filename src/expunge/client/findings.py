@@ -11,6 +11,7 @@ from expunge.client.reports import (
     Interval,
     LevelReport,
 )
+from expunge.evidence.wording import TRACE_ALPHA, percentage, probability
 
 NOT_THERE = "–"
 LEVEL_NAMES = {
@@ -45,17 +46,23 @@ def evidence(report: AuditReport) -> list[str]:
     sentences = []
     if (test := report.test) is not None:
         sentences.append(
-            f"p = {test.p:.3g} among {test.draws:,} draws of {test.n} from your images and "
-            f"{test.n_reference} that the model kept; up to {test.alpha:g} counts as found."
+            f"p = {probability(test.p)}: the share of {test.draws:,} random draws of {test.n} from "
+            f"your images and {test.n_alike} of the same kind that the model kept which look at "
+            f"least as unusual; {test.alpha:g} or less counts as found."
         )
     if (power := report.power) is not None:
         more = power.samples_needed
-        wanted = "" if more is None else f"; {more:,} images would give {power.target:.0%}"
-        sentences.append(f"A retrain without yours would be found with {power.power:.0%}{wanted}.")
-    if (membership := report.membership) is not None:
+        short = more is not None and power.power < power.target
+        wanted = f"; about {more:,} images would give {power.target:.0%}" if short else ""
         sentences.append(
-            "Do yours still look trained on, beside images that the model never saw? "
-            f"p = {membership.p:.3g}; small means yes."
+            f"A retrain without yours would be found with {percentage(power.power)} probability"
+            f"{wanted}."
+        )
+    if (membership := report.membership) is not None:
+        seen = "yes, a trace is left" if membership.p <= TRACE_ALPHA else "no sign of it"
+        sentences.append(
+            "Do yours still look more familiar to the model than images that it never saw? "
+            f"p = {probability(membership.p)}: {seen}."
         )
     return sentences
 

@@ -84,6 +84,8 @@ class Test(Resource):
     p: float
     n: int
     n_reference: int
+    n_alike: int
+    """Of the reference, those of the own samples' kinds, which the draws are from."""
     draws: int
     reference: str
     looks: list[Look]

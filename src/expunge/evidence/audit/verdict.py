@@ -5,6 +5,7 @@ others that it kept, in the way that forgetting does.
 """
 
 from expunge.evidence.audit.report import Power, Test, Verdict
+from expunge.evidence.wording import percentage, probability
 
 ALPHA = 0.01
 """Error rate of `forgotten` where these samples were treated like all others."""
@@ -37,19 +38,21 @@ def verdict(largest_change: float, n: int, test: Test | None, power: Power | Non
     if test.p <= test.alpha:
         return Verdict(
             "forgotten",
-            f"The model changed for {images} in a way that it did not for {compared}: were yours "
-            f"treated like those, this would happen with probability {_p(test.p)} "
-            f"(p ≤ {test.alpha:g} counts as found).",
+            f"The model changed for {images} more than for {compared}, in the ways that forgetting "
+            "changes it. Had yours been treated like those, so large a difference would arise by chance "
+            f"with probability {probability(test.p)} ({test.alpha:g} or less counts as found).",
         )
     alike = (
-        f"The model changed, and for {images} no more unusually than for {compared} "
-        f"(p = {_p(test.p)}, above {test.alpha:g})."
+        f"The model changed, but for {images} not clearly more than for {compared}: so large a "
+        f"difference arises by chance with probability {probability(test.p)} ({test.alpha:g} or "
+        "less would count as found)."
     )
     if power is not None and power.power >= power.target:
         return Verdict(
             "not_for_you",
-            f"{alike} Retraining without them would have shown with about {power.power:.0%} "
-            "probability: it does not look as if yours were forgotten.",
+            f"{alike} Retraining without {'it' if n == 1 else 'them'} would have shown with "
+            f"{percentage(power.power)} probability: it does not look as if "
+            f"{'yours was' if n == 1 else 'yours were'} forgotten.",
         )
     return Verdict("not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(test, power)}")
 
@@ -73,19 +76,20 @@ def _images(n: int, tested: int | None = None) -> str:
 def _shortfall(test: Test, power: Power | None) -> str:
     if test.n_alike < MIN_ALIKE:
         return f"Only {test.n_alike} of these images are of the same kind as yours."
+    if test.n == 1 and test.alpha * (test.n_alike + 1) < 1:
+        return (
+            f"One image alone cannot stand out by that much among {test.n_alike} of its kind: "
+            "several audited together can."
+        )
     if power is None:
         return (
             "How likely an honest removal would show is not known: the model names no control "
             "images that it never saw."
         )
     rate = (
-        "By its forgetting score, retraining without them would show with only about "
-        f"{power.power:.0%} probability"
+        f"By forgetting scores, retraining without {'it' if test.n == 1 else 'them'} would show "
+        f"with only {percentage(power.power)} probability"
     )
     if power.samples_needed is None:
         return f"{rate}, and no number of images can be named that would suffice."
     return f"{rate}; about {power.samples_needed:,} images would suffice for {power.target:.0%}."
-
-
-def _p(p: float) -> str:
-    return f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"  # noqa: PLR2004

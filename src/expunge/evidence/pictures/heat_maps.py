@@ -18,6 +18,7 @@ from expunge.evidence.pictures.sheet import (
     POINTS_PER_INCH,
     Format,
     Sheet,
+    balanced,
     colour_map,
     line_height,
     number,
@@ -25,10 +26,13 @@ from expunge.evidence.pictures.sheet import (
     text_width,
     wrap,
 )
-from expunge.evidence.pictures.thumbnail_strip import paint_strip, strip_thickness, ticks
+from expunge.evidence.pictures.thumbnail_strip import (
+    MAX_THUMBNAILS,
+    paint_strip,
+    strip_thickness,
+    ticks,
+)
 
-MAX_THUMBNAILS = 40
-"""Samples above which thumbnails would be specks; the axes then count."""
 MAX_WRITTEN = 8
 """Samples up to which each cell also says its value."""
 
@@ -36,8 +40,8 @@ PANEL, SINGLE_PANEL = 2.9, 4.6
 PORTRAIT, SINGLE_WIDTH = 1.7, 7.6
 MARGIN, GUTTER, BAR_HEIGHT = 0.25, 0.36, 0.13
 HEADING_PT, SUBHEADING_PT, TEXT_PT, SMALL_PT = 13.0, 11.0, 9.5, 8.5
-CELL_PT = {True: 7.5, False: 10.0}
-"""Of a cell's value, in one of three panels or in a single one."""
+LARGEST_CELL_PT, CELL_FILLED = 12.0, 0.86
+"""Of a cell's value: its type size at most, and of the cell's width."""
 
 LEVELS = {
     "encoder": "encoder outputs",
@@ -45,8 +49,8 @@ LEVELS = {
     "image_text": "images against captions",
 }
 PANEL_TITLES: dict[Which, str] = {
-    "before": "Before unlearning",
-    "after": "After unlearning",
+    "before": "Before",
+    "after": "After",
     "gap": "Gap: before − after",
 }
 ALIGNMENT_CAPTION = "alignment (cosine): 1 = alike to the model, 0 = unrelated"
@@ -126,15 +130,25 @@ class _Drawing:
     def _side(self) -> float:
         return PANEL if len(self.panels) > 1 else SINGLE_PANEL
 
-    def _pixels(self) -> Pixels | None:
-        return self.bundle.thumbnails if len(self.bundle.keys) <= MAX_THUMBNAILS else None
+    @property
+    def _cell_points(self) -> float:
+        """Type size at which the widest value of all panels fits its cell."""
+        matrices = self.bundle.matrices[self.level]
+        widest = max(
+            text_width(_written(float(value), which), 1.0)
+            for which in self.panels
+            for value in matrices[which].flat
+        )
+        cell = self._side / len(self.bundle.keys)
+        return min(LARGEST_CELL_PT, cell * CELL_FILLED / widest)
 
     def matrices(self) -> Figure:
         """Panels in a row: samples on both axes, colour bars and the sentence below."""
-        m, side, pixels = len(self.bundle.keys), self._side, self._pixels()
+        m, side = len(self.bundle.keys), self._side
         order = forgotten_first(self.bundle, self.level)
-        if pixels is not None:
-            pixels = pixels[order]
+        pixels: Pixels | None = None
+        if self.bundle.thumbnails is not None:
+            pixels = self.bundle.thumbnails[order]
         beside = strip_thickness(m, side, pixels, "rows")
         above = strip_thickness(m, side, pixels, "columns")
         count = len(self.panels)
@@ -142,7 +156,7 @@ class _Drawing:
         inner = width - 2 * MARGIN
         heading = wrap(_heading(self.bundle, self.level), inner, HEADING_PT, bold=True)
         note = wrap(self._note(), inner, TEXT_PT)
-        sentence = wrap(self.sentence, inner, SUBHEADING_PT)
+        sentence = balanced(self.sentence, inner, SUBHEADING_PT)
         note_top = MARGIN + len(heading) * line_height(HEADING_PT)
         titles_top = note_top + len(note) * line_height(TEXT_PT) + 0.12
         panels_top = titles_top + line_height(SUBHEADING_PT) + 0.04 + above
@@ -169,14 +183,17 @@ class _Drawing:
         return sheet.figure
 
     def _note(self) -> str:
+        some = ""
+        if self.bundle.thumbnails is not None and len(self.bundle.keys) > MAX_THUMBNAILS:
+            some = " Some are shown."
         if self.level == "image_text":
             return (
-                "Each row is one of your images, each column a caption, most forgotten first. "
-                "The diagonal compares an image with its own caption."
+                "Each row is one of your images, each column a caption, highest forgetting score "
+                f"first.{some} The diagonal compares an image with its own caption."
             )
         return (
-            "Each row and each column is one of your images, most forgotten first. "
-            "The diagonal compares views of one image among themselves."
+            "Each row and each column is one of your images, highest forgetting score "
+            f"first.{some} The diagonal compares views of one image among themselves."
         )
 
     def _paint(self, axes: Axes, matrix: Matrix, which: Which) -> None:
@@ -193,7 +210,7 @@ class _Drawing:
         axes.set_yticks([])
         if len(matrix) > MAX_WRITTEN:
             return
-        cells = scale.colours(matrix) / 255
+        cells, points = scale.colours(matrix) / 255, self._cell_points
         for row, column in np.ndindex(*matrix.shape):
             axes.text(
                 column,
@@ -201,7 +218,7 @@ class _Drawing:
                 _written(float(matrix[row, column]), which),
                 ha="center",
                 va="center",
-                fontsize=CELL_PT[len(self.panels) > 1],
+                fontsize=points,
                 color=ink_on(cells[row, column]),
             )
 
@@ -246,7 +263,7 @@ class _Drawing:
         heading = wrap(
             _heading(self.bundle, self.level), SINGLE_WIDTH - 2 * MARGIN, HEADING_PT, bold=True
         )
-        sentence = wrap(self.sentence, SINGLE_WIDTH - 2 * MARGIN, SUBHEADING_PT)
+        sentence = balanced(self.sentence, SINGLE_WIDTH - 2 * MARGIN, SUBHEADING_PT)
         top = MARGIN + len(heading) * line_height(HEADING_PT) + 0.15
         sentence_top = top + PORTRAIT + (0.3 if sentence else 0.0)
         height = sentence_top + len(sentence) * line_height(SUBHEADING_PT) + MARGIN

@@ -15,6 +15,7 @@ from expunge.evidence.pictures.bundle import Bundle
 from expunge.evidence.pictures.heat_maps import level_name, triptych
 from expunge.evidence.pictures.score_chart import score_chart
 from expunge.evidence.pictures.sheet import number
+from expunge.evidence.wording import TRACE_ALPHA, percentage, probability
 
 Report = Mapping[str, Any]
 
@@ -44,14 +45,38 @@ TEST = (
     "Share of {draws:,} random draws from your images and {n_alike:,} {kept} that look at least as "
     "unusual; {alpha:g} or less counts as found."
 )
+ONE = (
+    "Share of your image and {n_alike:,} {kept} that look at least as unusual; {alpha:g} or less "
+    "counts as found."
+)
 POWER = (
-    "How often this audit would notice that the model was honestly retrained without your images."
+    "Estimated: how often this audit would notice that the model was honestly retrained without "
+    "your images."
 )
 ENOUGH = " About {samples:,} images would suffice for {target:.0%}."
-TRACE = (
-    "Small: even after the removal, your images look more familiar to the model than images that "
-    "it never saw."
+TRACE = {
+    True: "Even after the removal, your images look more familiar to the model than images that it "
+    "never saw.",
+    False: "After the removal, your images do not look clearly more familiar to the model than "
+    "images that it never saw.",
+}
+"""By whether membership was found."""
+KINDS = {
+    "asked": "audit of a removal",
+    "protocol": "audit of a removal, as fixed beforehand",
+    "later_head": "audit of a later version of the model",
+}
+"""What an audit is about, by its purpose."""
+OF_ONE = (
+    ("your images were", "your image was"),
+    ("yours were", "yours was"),
+    ("your images look", "your image looks"),
+    ("your images do", "your image does"),
+    ("your images", "your image"),
 )
+"""What is said of many images, and of one."""
+NO_TEST = "Too few images of others that the model kept for a test."
+NO_REFERENCE = "No test, for the reason named above."
 
 
 def report_html(
@@ -80,10 +105,11 @@ def report_html(
         _template()
         .render(
             sign=sign,
-            headline=headline,
+            headline=_of_one(headline) if report["n_own"] == 1 else headline,
             code=report["verdict"]["code"],
             sentence=report["verdict"]["sentence"],
-            compared=_compared(report),
+            kind=KINDS[(audit or {}).get("purpose", "asked")],
+            compared=_compared(report, audit or {}),
             conclusions=_conclusions(report),
             heat_maps=_embedded(triptych(bundle, shown, sentence="", form="svg")),
             shown=level_name(shown),
@@ -91,6 +117,7 @@ def report_html(
             in_picture=len(bundle.keys),
             n=report["n_own"],
             confidence=f"{report['confidence']:.0%}",
+            no_test=NO_REFERENCE if report["verdict"]["code"] == "no_reference" else NO_TEST,
             rows=_rows(report),
             hypothesis=report["test"] and report["test"]["hypothesis"],
             audit=audit or {},
@@ -124,10 +151,22 @@ def _deciding_level(report: Report) -> str:
     return str(min(looks, key=lambda look: (look["p"], -look["z"]))["level"])
 
 
-def _compared(report: Report) -> list[tuple[str, str]]:
+def _of_one(words: str) -> str:
+    for plural, singular in OF_ONE:
+        words = words.replace(plural, singular)
+    return words
+
+
+def _compared(report: Report, audit: Report) -> list[tuple[str, str]]:
     """What stood on either side, as terms with their values."""
+    chosen = []
+    if audit.get("draw"):
+        chosen = [("drawn at random with seed", f"{audit['draw']['seed']}")]
+    elif audit.get("sample_keys"):
+        chosen = [("chosen", "by name")]
     return [
         ("Your images", f"{report['n_own']:,}"),
+        *chosen,
         ("Images of others, kept", f"{report['n_retained']:,}"),
         ("Images never seen (control)", f"{report['n_control']:,}"),
         ("Random views of each image", f"{report['views']}"),
@@ -140,14 +179,18 @@ def _conclusions(report: Report) -> list[tuple[str, str, str]]:
     found = []
     test, power, membership = report["test"], report["power"], report["membership"]
     if test:
-        drawn = TEST.format(kept=KEPT[test["reference"]], **test)
+        drawn = (ONE if test["n"] == 1 else TEST).format(kept=KEPT[test["reference"]], **test)
         found.append(("p-value", probability(test["p"]), drawn))
     if power:
         enough = power["samples_needed"]
-        needed = ENOUGH.format(samples=enough, target=power["target"]) if enough else ""
-        found.append(("Power", f"{power['power']:.0%}", POWER + needed))
+        short = enough and power["power"] < power["target"]
+        needed = ENOUGH.format(samples=enough, target=power["target"]) if short else ""
+        found.append(("Power", percentage(power["power"]), POWER + needed))
     if membership:
-        found.append(("Trace left", f"p = {probability(membership['p'])}", TRACE))
+        seen = TRACE[membership["p"] <= TRACE_ALPHA]
+        found.append(("Trace left", f"p = {probability(membership['p'])}", seen))
+    if report["n_own"] == 1:
+        return [(name, figure, _of_one(meaning)) for name, figure, meaning in found]
     return found
 
 
@@ -208,8 +251,3 @@ def _estimate(estimate: Report | None) -> str:
         return mean
     low, high = (number(end, "+.4f") for end in estimate["interval"])
     return f"{mean} [{low}, {high}]"
-
-
-def probability(p: float) -> str:
-    """Two significant digits, one below a thousandth."""
-    return f"{p:.2g}" if p >= 0.001 else f"{p:.1g}"  # noqa: PLR2004

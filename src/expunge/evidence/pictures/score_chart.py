@@ -17,7 +17,6 @@ from expunge.evidence.pictures.colours import DIVERGING
 from expunge.evidence.pictures.heat_maps import (
     HEADING_PT,
     MARGIN,
-    MAX_THUMBNAILS,
     SINGLE_WIDTH,
     SMALL_PT,
     TEXT_PT,
@@ -35,7 +34,12 @@ from expunge.evidence.pictures.sheet import (
     shorten,
     wrap,
 )
-from expunge.evidence.pictures.thumbnail_strip import paint_strip, strip_thickness, ticks
+from expunge.evidence.pictures.thumbnail_strip import (
+    MAX_THUMBNAILS,
+    paint_strip,
+    strip_thickness,
+    ticks,
+)
 
 MAX_NAMED = 12
 """Images up to which each has its value and its key beside it."""
@@ -50,6 +54,9 @@ WIDTH, PLOT_HEIGHT, MEAN_WIDTH = 10.0, 1.6, 2.6
 TICKS_WIDTH = 0.6
 NAME_PT = 7.0
 NOTE = "Above zero: random views of the image look less alike to the model than before."
+SCORES_TITLE, MEAN_TITLE, KEPT_TITLE = "Image by image", "Their mean", "Among images that were kept"
+HALO = (withStroke(linewidth=3, foreground="white"),)
+"""Around figures that stand on lines or bands."""
 
 
 def score_chart(
@@ -83,6 +90,8 @@ class _Chart:
     confidence: float
     band: Sequence[float] | None
     """At `BAND_PERCENT` of the kept images' means."""
+    tested: bool
+    """Whether there were kept images to test against, however few for a band."""
 
     @classmethod
     def of(cls, report: Mapping[str, Any], bundle: Bundle, level: str) -> "_Chart":
@@ -104,6 +113,7 @@ class _Chart:
             interval=own["interval"],
             confidence=report["confidence"],
             band=band,
+            tested=report["test"] is not None,
         )
 
     def draw(self) -> Figure:
@@ -114,7 +124,8 @@ class _Chart:
         heading = wrap(self.title, inner, HEADING_PT, bold=True)
         note = wrap(NOTE, inner, TEXT_PT)
         note_top = MARGIN + len(heading) * line_height(HEADING_PT)
-        plot_top = note_top + len(note) * line_height(TEXT_PT) + 0.15
+        titles_top = note_top + len(note) * line_height(TEXT_PT) + 0.1
+        plot_top = titles_top + line_height(TEXT_PT) + 0.08
         mean_left = width - MARGIN - MEAN_WIDTH if n > 1 else MARGIN + TICKS_WIDTH
         words_left = mean_left if n > 1 else mean_left + MEAN_WIDTH + 0.3
         words = wrap(self._words(), width - MARGIN - words_left, SMALL_PT)
@@ -127,6 +138,10 @@ class _Chart:
         sheet.write(note, MARGIN, note_top, points=TEXT_PT, colour=MUTED)
         if n > 1:
             self._scores(sheet, MARGIN + TICKS_WIDTH, plot_top, scores_width)
+            for title, left in ((SCORES_TITLE, MARGIN + TICKS_WIDTH), (MEAN_TITLE, mean_left)):
+                sheet.write(title, left, titles_top, points=TEXT_PT, bold=True)
+        elif self.band is not None:
+            sheet.write(KEPT_TITLE, mean_left, titles_top, points=TEXT_PT, bold=True)
         self._mean(sheet.axes(mean_left, plot_top, MEAN_WIDTH, PLOT_HEIGHT))
         words_top = plot_top + (PLOT_HEIGHT + 0.08 if n > 1 else 0.1)
         sheet.write(words, words_left, words_top, points=SMALL_PT, colour=MUTED)
@@ -137,19 +152,24 @@ class _Chart:
         subject = "Point: your image" if n == 1 else "Point: the mean of your images"
         if self.interval is not None:
             subject += f" with its {self.confidence:.0%} interval"
+        if self.band is None and self.tested:
+            return (
+                f"{subject}. No band: of images that the model kept there are too few to draw "
+                f"{n:,} at a time."
+            )
         if self.band is None:
-            return f"{subject}. There are too few images of others to compare it with."
+            return f"{subject}. There are no images of others to compare it with."
         kept = "single images" if n == 1 else f"means of {n:,} images"
         return f"{subject}. Band: {kept} that the model kept (95% of them; dark: half)."
 
     def _strip(self, width: float) -> float:
-        return strip_thickness(len(self.scores), width, self.pixels, "columns")
+        return strip_thickness(len(self.scores), width, self.pixels, "below")
 
     def _scores(self, sheet: Sheet, left: float, top: float, width: float) -> None:
         """One stem an image, and what tells which image it is."""
         self._stems(sheet.axes(left, top, width, PLOT_HEIGHT))
-        n, strip, strip_top = len(self.scores), self._strip(width), top + PLOT_HEIGHT + 0.05
-        paint_strip(sheet, self.pixels, n, (left, strip_top, width, strip), "columns")
+        n, strip, strip_top = len(self.scores), self._strip(width), top + PLOT_HEIGHT
+        paint_strip(sheet, self.pixels, n, (left, strip_top, width, strip), "below")
         cell = width / n
         for i, key in enumerate(self.keys if n <= MAX_NAMED else ()):
             sheet.write(
@@ -181,6 +201,7 @@ class _Chart:
                 ha="center",
                 va="bottom" if score > 0 else "top",
                 fontsize=NAME_PT + 1,
+                path_effects=HALO,
             )
 
     def _mean(self, axes: Axes) -> None:
@@ -204,13 +225,13 @@ class _Chart:
             va="center",
             fontsize=TEXT_PT,
             weight="bold",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
+            path_effects=HALO,
         )
 
 
 def _pixels(bundle: Bundle, keys: Sequence[str]) -> Pixels | None:
-    """(n, S, S, 3) thumbnails of the keys in their order; None where one is missing or they are many."""
-    if bundle.thumbnails is None or len(keys) > MAX_THUMBNAILS or set(keys) - set(bundle.keys):
+    """(n, S, S, 3) thumbnails of the keys in their order; None where one is missing."""
+    if bundle.thumbnails is None or set(keys) - set(bundle.keys):
         return None
     places = {key: place for place, key in enumerate(bundle.keys)}
     return bundle.thumbnails[[places[key] for key in keys]]

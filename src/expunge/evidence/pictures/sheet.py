@@ -135,6 +135,15 @@ def wrap(text: str, width: float, points: float, *, bold: bool = False) -> list[
     return lines
 
 
+def balanced(text: str, width: float, points: float) -> list[str]:
+    """`wrap` into as few lines, none of them much shorter than the others."""
+    lines = wrap(text, width, points)
+    for share in (0.6, 0.7, 0.8, 0.9):
+        if len(closer := wrap(text, width * share, points)) == len(lines):
+            return closer
+    return lines
+
+
 def shorten(text: str, width: float, points: float) -> str:
     """`text`, or its two ends around an ellipsis where it is wider than `width` inches."""
     if text_width(text, points) <= width:

@@ -1,0 +1,73 @@
+"""What verdicts say: never more than the test supports, and figures that do not contradict them."""
+
+import pytest
+
+from expunge.evidence.audit import report
+from expunge.evidence.audit.verdict import verdict
+from expunge.evidence.wording import percentage, probability
+
+
+def outcome(p: float, *, n: int = 8, alike: int = 300) -> report.Test:
+    return report.Test(
+        hypothesis="H0",
+        alpha=0.01,
+        p=p,
+        n=n,
+        n_reference=512,
+        n_alike=alike,
+        draws=4_999,
+        reference="matched",
+        looks=[],
+    )
+
+
+def power(share: float, needed: int | None = None) -> report.Power:
+    return report.Power(effect={"encoder": 0.05}, power=share, target=0.9, samples_needed=needed)
+
+
+def test_what_is_found_is_told_as_a_difference_from_kept_images_and_no_more() -> None:
+    found = verdict(0.1, 8, outcome(0.0002), power(1.0))
+    assert found.code == "forgotten"
+    assert found.sentence == (
+        "The model changed for your 8 images more than for 512 images that the model kept, in the "
+        "ways that forgetting changes it. Had yours been treated like those, so large a "
+        "difference would arise by chance with probability 0.0002 (0.01 or less counts as found)."
+    )
+
+
+def test_no_estimate_is_told_as_certain() -> None:
+    found = verdict(0.1, 8, outcome(0.4), power(1.0))
+    assert found.code == "not_for_you"
+    assert "shown with over 99% probability" in found.sentence
+    assert [percentage(share) for share in (0.0, 0.02, 0.985, 1.0)] == [
+        "under 1%",
+        "about 2%",
+        "about 98%",
+        "over 99%",
+    ]
+
+
+def test_a_p_value_just_above_the_bar_is_not_told_as_the_bar() -> None:
+    found = verdict(0.1, 8, outcome(0.0102), power(0.5, 20))
+    assert found.code == "not_enough_evidence"
+    assert "probability 0.0102 (0.01 or less would count as found)" in found.sentence
+    assert [probability(p) for p in (0.0002, 0.0102, 0.0414, 0.162, 1.0)] == [
+        "0.0002",
+        "0.0102",
+        "0.0414",
+        "0.16",
+        "1",
+    ]
+
+
+@pytest.mark.parametrize(("alike", "told"), [(98, True), (99, False)])
+def test_one_image_is_told_where_so_few_others_can_never_show_it(alike: int, told: bool) -> None:
+    found = verdict(0.1, 1, outcome(1 / (alike + 1), n=1, alike=alike), power(0.0))
+    assert (found.code == "not_enough_evidence") is told
+    assert ("several audited together can" in found.sentence) is told
+
+
+def test_one_image_is_spoken_of_as_one() -> None:
+    found = verdict(0.1, 1, outcome(0.4, n=1), power(0.95))
+    assert "Retraining without it would have shown with about 95% probability" in found.sentence
+    assert found.sentence.endswith("it does not look as if yours was forgotten.")
