@@ -26,8 +26,8 @@ from scipy.stats import binomtest
 
 from audit_situations.making import FOR_OTHERS, HONEST, OTHERS, WORDS, Data, Maker, load
 from audit_situations.making import SPECS as FRAMEWORKS
-from expunge.evidence.audit.looks import Pool, symmetric
-from expunge.evidence.audit.outputs import Level, Outputs
+from expunge.evidence.audit.looks import Pool
+from expunge.evidence.audit.outputs import Floats, Level, Outputs
 from expunge.evidence.audit.permutation import permute, plain_draws
 from expunge.evidence.audit.strata import matched_draws, strata
 from expunge.evidence.audit.verdict import ALPHA
@@ -54,7 +54,7 @@ class Measured:
     """Outputs of all trained images under the encoders before and after a situation."""
 
     levels: Mapping[Level, Outputs]
-    pools: Mapping[Level, Pool]
+    matrices: Mapping[Level, tuple[Floats, Floats]]
     candidates: Index
     """Whose images an owner may have."""
     reference: Index | None
@@ -68,7 +68,8 @@ class Measured:
         rows = np.concatenate([own, others])
         block = np.ix_(rows, rows)
         pools = {
-            level: Pool(pool.before[block], pool.after[block]) for level, pool in self.pools.items()
+            level: Pool.of_matrices(before[block], after[block])
+            for level, (before, after) in self.matrices.items()
         }
         if draws == "plain":
             return permute(pools, plain_draws(len(own), len(others), rng)).p <= ALPHA
@@ -83,13 +84,13 @@ def _part(whole: Outputs, rows: Index) -> Outputs:
 def measure(before: Learner, after: Learner, data: Data, situation: str) -> Measured:
     """Runs both encoders on everything that was trained on."""
     levels = outputs(before, after, data.everything)
-    pools = {level: Pool(*map(symmetric, each.matrices)) for level, each in levels.items()}
+    matrices = {level: each.matrices for level, each in levels.items()}
     own, kept = len(data.forgotten), len(data.everything)
     if situation in HONEST:
-        return Measured(levels, pools, np.arange(own), np.arange(own, kept))
+        return Measured(levels, matrices, np.arange(own), np.arange(own, kept))
     spared = np.r_[np.arange(own), np.arange(own + OTHERS, kept)]
     candidates = spared if situation in FOR_OTHERS else np.arange(kept)
-    return Measured(levels, pools, candidates, None)
+    return Measured(levels, matrices, candidates, None)
 
 
 def powers(measured: Measured, seed: int) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def world(rng: np.random.Generator, victim: Array | None) -> Reference:
 
 def told(reference: Reference, n: int, rng: np.random.Generator) -> Array:
     """All numbers that an attacker gets of the reference."""
-    quantiles = null_quantiles(reference, n, rng)
+    quantiles = null_quantiles(reference, n, int(rng.integers(1 << 32)))
     assert quantiles is not None
     return np.concatenate([np.array(each) for each in quantiles.levels["encoder"].values()])
 

@@ -24,6 +24,8 @@ from expunge.evidence.audit.permutation import (
 )
 from expunge.evidence.audit.strata import matched_draws, strata
 
+Matrix = NDArray[np.float64]
+
 PERMUTATIONS = 199
 LEVEL = 0.05
 
@@ -31,6 +33,30 @@ LEVEL = 0.05
 def pool_of(own: int, reference: int, seed: int = 0) -> Pool:
     rng = np.random.default_rng(seed)
     return Pool.of(simulated(own, rng), simulated(reference, rng))
+
+
+def matrices_of(own: int, reference: int, seed: int = 0) -> tuple[Matrix, Matrix]:
+    """Before and after: alignments of all samples of `pool_of` with all, in plain loops."""
+    rng = np.random.default_rng(seed)
+    mine, theirs = simulated(own, rng), simulated(reference, rng)
+    sides = [(mine.before, theirs.before), (mine.after, theirs.after)]
+    before, after = (
+        np.concatenate([first.views, second.views], axis=1).astype(np.float64)
+        for first, second in sides
+    )
+    return all_with_all(before), all_with_all(after)
+
+
+def all_with_all(views: Matrix) -> Matrix:
+    count, samples, _ = views.shape
+    matrix = np.zeros((samples, samples))
+    for i in range(samples):
+        for j in range(samples):
+            pairs = [
+                views[v, i] @ views[w, j] for v in range(count) for w in range(count) if v != w
+            ]
+            matrix[i, j] = np.mean(pairs)
+    return matrix
 
 
 def p_of(pool: Pool, draws: NDArray[np.int64]) -> float:
@@ -43,35 +69,31 @@ def within_chance(found: int, trials: int, level: float = LEVEL) -> bool:
     return bool(low <= found <= high)
 
 
-def test_a_pool_holds_the_alignment_of_all_with_all() -> None:
-    rng = np.random.default_rng(0)
-    own, other = simulated(3, rng), simulated(4, rng)
-    pool = Pool.of(own, other)
-    views = np.concatenate([own.before.views, other.before.views], axis=1).astype(np.float64)
-    for i in range(7):
-        for j in range(7):
-            pairs = [views[v, i] @ views[w, j] for v in range(4) for w in range(4) if v != w]
-            assert pool.before[i, j] == pytest.approx(np.mean(pairs), abs=1e-6)
-
-
-def test_forgetting_scores_and_neighbourhoods_equal_their_loops() -> None:
-    pool = pool_of(3, 20)
-    scores, means = forgetting_scores(pool), neighbourhood_alignments(pool)
-    for i in range(23):
-        assert scores[i] == pytest.approx(float(pool.before[i, i] - pool.after[i, i]), abs=1e-7)
-        gained = [float(pool.after[i, j] - pool.before[i, j]) for j in range(23) if j != i]
-        assert means[i] == pytest.approx(np.mean(gained), abs=1e-6)
-
-
-def test_profiles_are_compared_by_the_correlation_of_what_is_off_the_diagonal() -> None:
-    pool = pool_of(3, 20)
-    changes = profile_changes(pool)
+def test_looks_equal_their_loops() -> None:
+    pool, (before, after) = pool_of(3, 20), matrices_of(3, 20)
+    scores, means, changes = (
+        look(pool) for look in (forgetting_scores, neighbourhood_alignments, profile_changes)
+    )
     for i in range(23):
         others = np.arange(23) != i
-        correlation = np.corrcoef(pool.before[i, others], pool.after[i, others])[0, 1]
+        assert scores[i] == pytest.approx(before[i, i] - after[i, i], abs=1e-6)
+        assert means[i] == pytest.approx(np.mean(after[i, others] - before[i, others]), abs=1e-6)
+        correlation = np.corrcoef(before[i, others], after[i, others])[0, 1]
         assert changes[i] == pytest.approx(1 - correlation, abs=1e-6)
-    still = profile_changes(Pool(pool.before, pool.before))
-    assert (still == 0).all()
+
+
+def test_a_pool_is_the_same_from_its_matrices() -> None:
+    pool, matrices = pool_of(3, 20), matrices_of(3, 20)
+    whole = Pool.of_matrices(*(each.astype(np.float32) for each in matrices))
+    for look in LOOKS:
+        np.testing.assert_allclose(look.measure(pool), look.measure(whole), atol=1e-6)
+
+
+def test_profiles_that_did_not_change_are_exactly_unchanged() -> None:
+    before, after = (each.astype(np.float32) for each in matrices_of(3, 20))
+    assert (profile_changes(Pool.of_matrices(before, before)) == 0).all()
+    level = np.full_like(before, 0.3)
+    assert (profile_changes(Pool.of_matrices(level, after)) == 0).all()
 
 
 @pytest.mark.parametrize("size", [2, 5])
@@ -114,8 +136,8 @@ def test_one_own_sample_is_compared_with_every_other_once() -> None:
 
 
 def test_equal_draws_of_equal_encoders_give_no_evidence() -> None:
-    pool = pool_of(8, 64)
-    still = Pool(pool.before, pool.before)
+    before = simulated(72, np.random.default_rng(0)).matrices[0]
+    still = Pool.of_matrices(before, before)
     assert p_of(still, plain_draws(8, 64, np.random.default_rng(0), 99)) == 1
 
 

@@ -64,7 +64,7 @@ def audit(
         outcome, alike = _permuted(own, retained, draws, rng)
         compared = len(retained.levels["encoder"].chosen)
         test = _test(outcome, n, compared, alike, draws)
-        quantiles = null_quantiles(retained, n, rng)
+        quantiles = null_quantiles(retained, n, seed)
         if control is not None:
             power = power_against_retrain(outcome, n, retrain_effect(retained, control))
     groups = {

@@ -4,6 +4,7 @@ Pure arithmetic. Never resamples pairs: pairs share samples and are not independ
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,8 @@ class Resamples:
         sums = _weighted_sums(weights, side.views)
         if side.captions is None:
             first, second = np.triu_indices(len(side.views), 1)
-            all_pairs = (sums @ sums.transpose(0, 2, 1))[:, first, second]
+            among = (sums @ sums.transpose(0, 2, 1)).reshape(len(sums), -1)
+            all_pairs = among[:, first * len(side.views) + second]
         else:
             texts = weights.astype(np.float32) @ side.captions
             all_pairs = (sums @ texts[:, :, None])[:, :, 0]
@@ -74,20 +76,20 @@ class Resamples:
         on top: the variance of resampling views alone, less the part that is each sample's own and
         so counted already, which is what resampling both at once adds to the sum of the two.
         """
-        kept = self._kept(side)
+        kept = self.views if side.captions is not None else self._view_pairs
         of_samples = np.nanvar(means[1:].mean(axis=1))
-        of_views = np.nanvar(_ratio((means[:1] * kept).sum(axis=1), kept.sum(axis=1)))
-        of_both = np.nanvar(_ratio((means[1:] * kept).sum(axis=1), kept.sum(axis=1)))
+        total = kept.sum(axis=1)
+        of_views = np.nanvar(_ratio(kept @ means[0], total))
+        of_both = np.nanvar(_ratio(np.einsum("ij,ij->i", means[1:], kept), total))
         alike = max(0.0, 2 * of_views + of_samples - of_both)
         return float(np.sqrt(of_samples * samples / (samples - 1) + alike))
 
-    def _kept(self, side: Side) -> Array:
-        """(draws, C) weight of each cosine: of its view, or of its pair of different views."""
-        if side.captions is not None:
-            return self.views
+    @cached_property
+    def _view_pairs(self) -> Array:
+        """(draws, V (V - 1) / 2) weight of each pair of different views."""
         first, second = np.triu_indices(self.views.shape[1], 1)
-        kept: Array = self.views[:, first] * self.views[:, second]
-        return kept
+        weights: Array = self.views[:, first] * self.views[:, second]
+        return weights
 
 
 def resampling_weights(samples: int, draws: int, rng: np.random.Generator) -> Array:

@@ -37,10 +37,9 @@ class Measured:
     change_error: float | None
 
 
-def measure(outputs: Outputs, rng: np.random.Generator, confidence: float) -> Measured:
+def measure(outputs: Outputs, resamples: Resamples, confidence: float) -> Measured:
     """Forgetting scores and negative alignment of one level's outputs."""
     n, paired = len(outputs), len(outputs.chosen)
-    resamples = Resamples.draw(outputs, rng)
     sides = (outputs.before, outputs.after)
     if n < MIN_SAMPLES:
         return Measured(Group(_statistic(outputs.scores, None, n, confidence), None), None, None)
@@ -90,18 +89,18 @@ def shown(matrices: tuple[Floats, Floats], index: NDArray[np.int64]) -> dict[str
 
 
 def measure_all(levels: Mapping[Level, Outputs], confidence: float) -> dict[Level, Measured]:
-    """`measure` at every level, with the same resamples each time."""
-    return {
-        level: measure(outputs, np.random.default_rng(RESAMPLING_SEED), confidence)
-        for level, outputs in levels.items()
-    }
+    """`measure` at every level, all of the same samples, with the same resamples."""
+    first = next(iter(levels.values()))
+    resamples = Resamples.draw(first, np.random.default_rng(RESAMPLING_SEED))
+    return {level: measure(outputs, resamples, confidence) for level, outputs in levels.items()}
 
 
 def measure_reference(reference: Reference, confidence: float) -> dict[Level, Measured]:
     """The same, computed once for a reference and kept with it."""
-    if confidence not in reference.kept:
-        reference.kept[confidence] = measure_all(reference.levels, confidence)
-    found: dict[Level, Measured] = reference.kept[confidence]
+    key = ("groups", confidence)
+    if key not in reference.kept:
+        reference.kept[key] = measure_all(reference.levels, confidence)
+    found: dict[Level, Measured] = reference.kept[key]
     return found
 
 

@@ -12,37 +12,46 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.outputs import Floats, Outputs
+from expunge.evidence.audit.moments import Moments
+from expunge.evidence.audit.outputs import Floats, Outputs, symmetric
 from expunge.evidence.audit.report import LookName
 
 Array = NDArray[np.float64]
 
+CONSTANT = 1e-12
+"""Share of its mean square that a profile's variance must exceed: sums of squares are exact to 1e-16."""
+
 
 @dataclass(frozen=True)
 class Pool:
-    """(N, N) symmetric alignment matrices of own samples, then reference samples, at one level.
+    """Own samples, then reference samples, N together, at one level.
 
-    Images against captions are in both halves the mean of both directions.
+    scores: (N,) forgetting scores; others: of each sample's alignments with all others of the pool.
+    Images against captions count with the mean of both directions.
     """
 
-    before: Floats
-    after: Floats
+    scores: Array
+    others: Moments
 
     @staticmethod
     def of(own: Outputs, reference: Outputs) -> "Pool":
-        """Computes own and cross alignments; the reference's matrices are kept with it."""
-        sides = zip(
-            (own.before, own.after),
-            (reference.before, reference.after),
-            own.matrices,
-            reference.matrices,
-            strict=True,
-        )
+        """Computes own and cross alignments; what the reference's are is kept with it."""
         before, after = (
-            symmetric(_bordered(matrix, side.against(other), kept))
-            for side, other, matrix, kept in sides
+            side.against(other)
+            for side, other in ((own.before, reference.before), (own.after, reference.after))
         )
-        return Pool(before, after)
+        mine = own.among_themselves + Moments.between(before, after)
+        theirs = reference.among_themselves + Moments.between(before.T, after.T)
+        return Pool(
+            np.concatenate([own.paired_scores, reference.paired_scores]), mine.beside(theirs)
+        )
+
+    @staticmethod
+    def of_matrices(before: Floats, after: Floats) -> "Pool":
+        """From (N, N) alignment matrices."""
+        sides = symmetric(before), symmetric(after)
+        scores = np.diagonal(before).astype(np.float64) - np.diagonal(after)
+        return Pool(scores, Moments.within(*sides))
 
 
 @dataclass(frozen=True)
@@ -53,16 +62,9 @@ class Look:
     measure: Callable[[Pool], Array]
 
 
-def symmetric(matrix: Floats) -> Floats:
-    """(N, N) mean of the matrix and its transpose."""
-    mean: Floats = (matrix + matrix.T) / np.float32(2)
-    return mean
-
-
 def forgetting_scores(pool: Pool) -> Array:
     """(N,) self-alignment before minus after, eq. 2."""
-    scores: Array = np.diagonal(pool.before).astype(np.float64) - np.diagonal(pool.after)
-    return scores
+    return pool.scores
 
 
 def profile_changes(pool: Pool) -> Array:
@@ -71,12 +73,15 @@ def profile_changes(pool: Pool) -> Array:
     How much its neighbourhood was rearranged. Not moved by rotations of the outputs, so encoders
     that were trained apart can be compared.
     """
-    before, after = (_profiles(matrix) for matrix in (pool.before, pool.after))
-    lengths = np.sqrt((before**2).sum(axis=1) * (after**2).sum(axis=1))
-    products = (before * after).sum(axis=1)
+    before, after, before_squares, after_squares, products = pool.others.sums.T
+    k = pool.others.others
+    variances = np.stack([before_squares - before**2 / k, after_squares - after**2 / k])
+    covariance = products - before * after / k
+    constant = (variances <= CONSTANT * np.stack([before_squares, after_squares])).any(axis=0)
     # Equal profiles are exactly unchanged, whatever rounding makes of the quotient.
-    same = (before == after).all(axis=1) | (lengths == 0)
-    changes: Array = 1 - np.divide(products, lengths, out=np.ones(len(lengths)), where=~same)
+    same = ~pool.others.changed | constant
+    lengths = np.sqrt(np.where(same, 1, variances).prod(axis=0))
+    changes: Array = 1 - np.where(same, 1, covariance / lengths)
     return changes
 
 
@@ -86,9 +91,7 @@ def neighbourhood_alignments(pool: Pool) -> Array:
     Alignment Calibration draws what it forgets towards everything. One mean a sample is far less
     noisy than the alignment of a few own samples with each other.
     """
-    change = (pool.after - pool.before).astype(np.float64)
-    np.fill_diagonal(change, 0)
-    means: Array = change.sum(axis=1) / (len(change) - 1)
+    means: Array = (pool.others.sums[:, 1] - pool.others.sums[:, 0]) / pool.others.others
     return means
 
 
@@ -97,16 +100,3 @@ LOOKS = (
     Look("profile_change", profile_changes),
     Look("neighbourhood_alignment", neighbourhood_alignments),
 )
-
-
-def _profiles(matrix: Floats) -> Array:
-    """(N, N) rows less their mean, the diagonal left out of both."""
-    profiles = matrix.astype(np.float64)
-    np.fill_diagonal(profiles, 0)
-    profiles -= profiles.sum(axis=1, keepdims=True) / (len(profiles) - 1)
-    np.fill_diagonal(profiles, 0)
-    return profiles
-
-
-def _bordered(own: Floats, cross: Floats, reference: Floats) -> Floats:
-    return np.block([[own, cross], [cross.T, reference]])

@@ -3,7 +3,7 @@
 Holds arrays and their alignments. Never runs an encoder, and never draws conclusions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from expunge.evidence.audit.alignment import (
     cross_alignment,
     view_cosines,
 )
+from expunge.evidence.audit.moments import Moments
 
 Level = Literal["encoder", "projector", "image_text"]
 """Encoder outputs, projector outputs, or CLIP's images against their captions."""
@@ -61,6 +62,13 @@ class Side:
         """(N,) self-alignment: the alignment matrix's diagonal, for every sample."""
         aligned: Array = self.cosines.mean(axis=1)
         return aligned
+
+    @cached_property
+    def centres(self) -> Floats:
+        """(P, D) each sample's mean output over views, L2-normalised."""
+        means = self.views.mean(axis=0)
+        centres: Floats = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return centres
 
     def matrix(self, chosen: Index) -> Floats:
         """(P, P) alignment matrix; images in rows, captions (if any) in columns."""
@@ -133,6 +141,18 @@ class Outputs:
         """(P, P) alignment matrices before and after."""
         return self.before.matrix(self.chosen), self.after.matrix(self.chosen)
 
+    @cached_property
+    def paired_scores(self) -> Array:
+        """(P,) forgetting scores of the samples that stand for all in pairs, rounded as the matrices are."""
+        before, after = (np.diagonal(matrix).astype(np.float64) for matrix in self.matrices)
+        scores: Array = before - after
+        return scores
+
+    @cached_property
+    def among_themselves(self) -> Moments:
+        """Of each of these P samples' alignments with the others of them."""
+        return Moments.within(*map(symmetric, self.matrices))
+
     def largest_change(self) -> float:
         """Largest difference between any output before and after."""
         return float(np.abs(self.before.views - self.after.views).max())
@@ -144,11 +164,17 @@ class Reference:
     next audit against the same reference computes own and cross alignments only."""
 
     levels: Mapping[Level, Outputs]
-    kept: dict[float, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Its own statistics by confidence, once they have been computed."""
+    kept: dict[tuple[Hashable, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+    """Statistics of its own, once they have been computed, by what they depend on."""
 
     def __len__(self) -> int:
         return len(next(iter(self.levels.values())))
+
+
+def symmetric(matrix: Floats) -> Floats:
+    """(N, N) mean of the matrix and its transpose."""
+    mean: Floats = (matrix + matrix.T) / np.float32(2)
+    return mean
 
 
 def _side(outputs: Floats, captions: Floats | None, chosen: Index) -> Side:

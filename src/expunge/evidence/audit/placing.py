@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.looks import symmetric
-from expunge.evidence.audit.outputs import Floats, Level, Outputs, Reference
+from expunge.evidence.audit.outputs import Floats, Level, Outputs, Reference, symmetric
 from expunge.evidence.audit.permutation import PERMUTATIONS, distinct
 from expunge.evidence.audit.report import AuditReport, NullQuantiles, PlacedName
 
@@ -23,12 +22,20 @@ GROUP = 8
 """Single samples' values are averaged in groups of so many neighbours before quantiles are taken."""
 
 
-def null_quantiles(retained: Reference, n: int, rng: np.random.Generator) -> NullQuantiles | None:
+def null_quantiles(retained: Reference, n: int, seed: int) -> NullQuantiles | None:
     """Quantiles of the statistics of n samples drawn from `retained`; None if n is half of it.
 
     Widened around their mean by sqrt((m + n) / (m - n)): draws without replacement from m samples
-    vary less than n samples that are not among them do.
+    vary less than n samples that are not among them do. Kept with the reference.
     """
+    key = ("null quantiles", n, seed)
+    if key not in retained.kept:
+        retained.kept[key] = _null_quantiles(retained, n, np.random.default_rng([seed, n, 4]))
+    found: NullQuantiles | None = retained.kept[key]
+    return found
+
+
+def _null_quantiles(retained: Reference, n: int, rng: np.random.Generator) -> NullQuantiles | None:
     m = min(len(outputs.chosen) for outputs in retained.levels.values())
     if 2 * n > m:
         return None

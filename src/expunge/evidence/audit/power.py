@@ -43,24 +43,26 @@ def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effe
     taken to gain nothing: the true power may be larger.
     """
     spread = outcome.values.std(axis=0)
-    shift, width = np.zeros(len(spread)), np.ones(len(spread))
+    bar = _bar(conspicuous(outcome.z))
+    as_they_are = np.maximum(outcome.z[1:], 0) ** 2
+    unmoved, moved = np.zeros(len(as_they_are)), []
     for k, (level, look) in enumerate(outcome.looks):
         if look.name == "forgetting_score" and spread[k] > 0:
-            shift[k] = effects[level].mean / spread[k]
-            width[k] = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
-    largest, rank = np.unique(conspicuous(outcome.z), return_inverse=True)
-    reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
-    bar = largest[reached].min(initial=np.inf)
+            width = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
+            moved.append((outcome.z[1:, k] * width, effects[level].mean / spread[k]))
+        else:
+            unmoved += as_they_are[:, k]
 
     def power(samples: int) -> float:
-        shifted = outcome.z[1:] * width + shift * np.sqrt(samples / n)
-        return float(np.mean(conspicuous(shifted) >= bar))
+        scale = np.sqrt(samples / n)
+        shifted = [np.maximum(z + shift * scale, 0) ** 2 for z, shift in moved]
+        return float(np.mean(sum(shifted, start=unmoved) >= bar))
 
     return Power(
         effect={level: effect.mean for level, effect in effects.items()},
         power=power(n),
         target=TARGET_POWER,
-        samples_needed=_fewest(power, n) if shift.max() > 0 else None,
+        samples_needed=_fewest(power, n) if any(shift > 0 for _, shift in moved) else None,
     )
 
 
@@ -96,6 +98,13 @@ def membership(
             for level, (mine, theirs) in zip(levels, groups, strict=True)
         },
     )
+
+
+def _bar(statistics: Array) -> float:
+    """The smallest of the statistics whose p-value is at most alpha; infinite if none is rare enough."""
+    values, rank = np.unique(statistics, return_inverse=True)
+    reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
+    return float(values[reached].min(initial=np.inf))
 
 
 def _fewest(power: Callable[[int], float], n: int) -> int | None:

@@ -29,8 +29,7 @@ def strata(own: Outputs, reference: Outputs, rng: np.random.Generator) -> Index:
     Starts from random samples. Clusters of less than half the average size are dissolved, their
     samples go to the nearest that remains.
     """
-    samples = np.concatenate([side.views.mean(axis=0) for side in (own.before, reference.before)])
-    samples /= np.linalg.norm(samples, axis=1, keepdims=True)
+    samples = np.concatenate([own.before.centres, reference.before.centres])
     size = STRATUM_OF_ONE if len(own.chosen) == 1 else STRATUM
     centres = samples[rng.permutation(len(samples))[: max(1, len(samples) // size)]]
     for _ in range(ROUNDS):
