@@ -11,6 +11,7 @@ from expunge.api.auth import authenticated
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
 from expunge.api.hardening import Hardening
+from expunge.api.places import Places
 from expunge.api.rates import RateLimits
 from expunge.api.readiness import Readiness, checks_of
 from expunge.api.routes import (
@@ -36,6 +37,7 @@ from expunge.api.routes import (
     signing_keys,
 )
 from expunge.api.service import Service
+from expunge.api.tenure import Tenure
 from expunge.api.tracing import RequestTracing
 from expunge.registry import spans
 from expunge.registry.database import connect, readings, sessions
@@ -98,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             endings=endings,
             drawings=Drawings(store),
             rates=rates,
+            places=Places(resolved.open_calls_per_key),
             readiness=Readiness(checks_of(own, engine, store, rates)),
             vitals=Vitals(sessions(engine)),
         )
@@ -119,6 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
+    app.add_middleware(Tenure)
     app.add_middleware(RequestTracing)
     app.add_middleware(
         Hardening,

@@ -3,7 +3,7 @@
 A key is looked up once a call, and before anything of the call's body is read.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -67,6 +67,17 @@ async def authenticated(
 ) -> Caller:
     """`caller_of`, as routes depend on it."""
     return await caller_of(request)
+
+
+async def place(request: Request) -> AsyncIterator[None]:
+    """A dependency of calls that stay open: a place among those of the caller's key, until the call is over.
+
+    Raises:
+        TooManyOpen: the key has none left.
+    """
+    caller, service = await caller_of(request), await current_service(request)
+    with service.places.one(caller.key.id):
+        yield
 
 
 def _met(request: Request, service: Service, secret: str) -> Caller:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from expunge.api.drawings import Drawings
 from expunge.api.endings import Endings
+from expunge.api.places import Places
 from expunge.api.rates import RateLimits
 from expunge.api.readiness import Readiness
 from expunge.registry.database import Sessions
@@ -31,6 +32,7 @@ class Service:
     endings: Endings
     drawings: Drawings
     rates: RateLimits
+    places: Places
     readiness: Readiness
     vitals: Vitals
 

@@ -26,6 +26,10 @@ ACCEPTED_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 log = structlog.get_logger(__name__)
 
 
+class BrokenOff(Exception):
+    """An answer is not sent to its end, on purpose; the message says why."""
+
+
 class RequestTracing:
     """ASGI middleware around everything else."""
 
@@ -64,6 +68,9 @@ class RequestTracing:
             await self._app(scope, receive, send_traced)
         except ClientDisconnect:
             log.info("client-left", method=scope["method"], path=scope["path"])
+        except BrokenOff as reason:
+            # Without an end: uvicorn closes the connection, and the caller knows that more was to come.
+            log.info("answer-broken-off", path=scope["path"], reason=str(reason))
         except Exception:
             log.exception("request-failed", method=scope["method"], path=scope["path"])
             if status:

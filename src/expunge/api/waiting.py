@@ -3,13 +3,16 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+
+from expunge.api.auth import caller_of
+from expunge.api.service import current_service
 
 MAX_WAIT_SECONDS = 60
 FIRST_PAUSE_SECONDS = 0.02
@@ -23,13 +26,20 @@ T = TypeVar("T")
 
 
 async def _wait_seconds(
+    request: Request,
     prefer: Annotated[
         str | None,
         Header(description=f"`wait=N`: answer when it is done, after N ≤ {MAX_WAIT_SECONDS} s."),
     ] = None,
-) -> int:
+) -> AsyncIterator[int]:
     found = _WAIT.search(prefer or "")
-    return min(int(found.group(1)), MAX_WAIT_SECONDS) if found else 0
+    seconds = min(int(found.group(1)), MAX_WAIT_SECONDS) if found else 0
+    if not seconds:
+        yield 0
+        return
+    caller, service = await caller_of(request), await current_service(request)
+    with service.places.one(caller.key.id):
+        yield seconds
 
 
 WaitSeconds = Annotated[int, Depends(_wait_seconds)]

@@ -175,6 +175,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Unknown keys from one address before it has to wait; 0: no limit.",
     )
+    open_calls_per_key: int = Field(
+        default=200,
+        ge=0,
+        description="Event streams, waiting calls and checks of uploads of one key that an api "
+        "process has open at once; 0: no limit.",
+    )
+    stored_bytes_per_party: int = Field(
+        default=256 * 2**30,
+        ge=0,
+        description="Shards, announced direct uploads and uploaded checkpoints of one party, "
+        "together; 0: no limit.",
+    )
     body_stall_seconds: float = Field(
         default=30, gt=0, description="For which the body of a call may pause before it is cut off."
     )

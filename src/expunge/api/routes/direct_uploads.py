@@ -3,12 +3,13 @@
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
-from expunge.api.auth import Owner
+from expunge.api.auth import Owner, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
@@ -26,9 +27,12 @@ MAX_PUT_BYTES = 5 * 2**30
 """Of one PUT, by the protocol of S3."""
 COMPLETED_AT_ONCE = 4
 """By one process: each reads a whole shard, and the threads that answer other calls are not for that."""
+COMPLETED_FOR_ONE = 2
+"""Of one party: it does not hold up all others."""
 
 router = APIRouter(tags=["datasets"], route_class=JsonRoute)
 _completing: RunVar[CapacityLimiter] = RunVar("completing direct uploads")
+_of_parties: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
 
 @router.post(
@@ -78,6 +82,7 @@ def announce_upload(
     "/datasets/{dataset_id}/uploads/{upload_id}/complete",
     status_code=201,
     summary="Complete a direct upload",
+    dependencies=[Depends(place)],
     responses=documented(403, 404, 409),
 )
 async def complete_upload(
@@ -89,9 +94,10 @@ async def complete_upload(
     read it. What breaks a rule is removed; a corrected one may be sent until `expires_at` if it is
     what was announced. Completing again changes nothing.
     """
-    return await to_thread.run_sync(
-        _complete, service, owner, dataset_id, upload_id, limiter=_limiter()
-    )
+    async with _of_parties.setdefault(owner.id, CapacityLimiter(COMPLETED_FOR_ONE)):
+        return await to_thread.run_sync(
+            _complete, service, owner, dataset_id, upload_id, limiter=_limiter()
+        )
 
 
 def _limiter() -> CapacityLimiter:

@@ -9,7 +9,7 @@ from sqlalchemy import Select
 from sqlalchemy.orm import Session, undefer
 
 from expunge.api import pages
-from expunge.api.auth import AnyCaller, ModelOwner
+from expunge.api.auth import AnyCaller, ModelOwner, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
@@ -111,6 +111,7 @@ def _watched(job_id: JobPath, owner: ModelOwner, service: CurrentService) -> str
     "/jobs/{job_id}/events",
     summary="Follow a job",
     response_class=EventSourceResponse,
+    dependencies=[Depends(place)],
     responses=documented(403, 404),
 )
 async def follow_job(

@@ -9,7 +9,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from expunge.api import pages
-from expunge.api.auth import AnyCaller, ModelOwner, Owner, OwnerOrAuditor
+from expunge.api.auth import AnyCaller, ModelOwner, Owner, OwnerOrAuditor, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.events import LastEventId, Moment, follow
 from expunge.api.pages import Page, Paging
@@ -209,6 +209,7 @@ def _watched(request_id: RequestPath, owner: Owner, service: CurrentService) -> 
     "/requests/{request_id}/events",
     summary="Follow a request",
     response_class=EventSourceResponse,
+    dependencies=[Depends(place)],
     responses=documented(403, 404),
 )
 async def follow_request(
