@@ -262,14 +262,14 @@ def test_a_sweep_leaves_open_uploads_and_removes_what_was_abandoned(
     send(upload, shard.read_bytes())
     orphans.sweep(session_factory, store, grace_seconds=0)
     assert any(upload["id"] in key for key in sent_objects(store))
-    assert orphans.check(session_factory, store) == []
+    assert list(orphans.check(session_factory, store)) == []
     assert complete(data_owner, dataset_id, upload).status_code == 201
     # Its sender still has the address, and uses it again: nobody names that.
     send(upload, shard.read_bytes())
     for _ in range(2):
         orphans.sweep(session_factory, store, grace_seconds=0)
     assert not any(upload["id"] in key for key in sent_objects(store))
-    assert orphans.check(session_factory, store) == []
+    assert list(orphans.check(session_factory, store)) == []
 
 
 def test_deleting_the_data_set_removes_what_was_sent_too(

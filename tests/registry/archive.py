@@ -97,7 +97,7 @@ class Archive:
         return orphans.sweep(self.sessions, self.store, grace_seconds=grace_seconds)
 
     def check(self, *, deep: bool = False) -> list[orphans.Broken]:
-        return orphans.check(self.sessions, self.store, deep=deep)
+        return list(orphans.check(self.sessions, self.store, deep=deep))
 
     def keys(self) -> list[str]:
         return sorted(self.store.keys())

@@ -170,7 +170,7 @@ class TestRestoring:
         newer = service.sealed()
         found = restored(service, fresh, service.store, add_to_store=True)
         assert found.put == 2
-        assert orphans.check(sessions(fresh), service.store, deep=True) == []
+        assert list(orphans.check(sessions(fresh), service.store, deep=True)) == []
         assert service.key_of(newer) in set(service.store.keys())
 
     def test_lost_objects_come_back_without_touching_a_row(self, service: Service) -> None:
@@ -178,7 +178,7 @@ class TestRestoring:
         before = rows(service.engine, "datasets")
         service.store.delete(service.key_of(service.sets[0]))
         assert backup.mend(service.engine, service.store, service.kept) == 1
-        assert orphans.check(service.sessions, service.store) == []
+        assert list(orphans.check(service.sessions, service.store)) == []
         assert rows(service.engine, "datasets") == before
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from tests.registry.conftest import House
 from tests.registry.keeping import Service, running
 from typer.testing import CliRunner
@@ -186,6 +186,20 @@ class TestCommandLine:
         put = self.call("restore", str(service.kept), "--objects-only")
         assert (put.exit_code, json.loads(put.stdout)) == (0, {"objects_put": 1})
         assert self.call("fsck", "--deep").exit_code == 0
+
+    def test_fsck_is_given_the_time_that_large_databases_take(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = []
+
+        def look(_settings: Settings, engine: Engine, *_: Any, **__: Any) -> fsck.Report:
+            with engine.connect() as connection:
+                given.append(connection.scalar(text("SHOW statement_timeout")))
+            return fsck.Report([], 0, 0, 0, deep=False)
+
+        monkeypatch.setattr(fsck, "check", look)
+        assert self.call("fsck").exit_code == 0
+        assert given == [fsck.STATEMENT_TIMEOUT]
 
     def test_they_are_commands_of_expunge(self) -> None:
         shown = CliRunner(env={"COLUMNS": "200"}).invoke(expunge, ["--help"]).stdout

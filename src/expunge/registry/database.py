@@ -18,7 +18,7 @@ UNREACHABLE = {
 """A server that is cut off is noticed within some 15 seconds, not after TCP's many minutes."""
 
 
-def connect(url: str, *, pool_size: int = 10) -> Engine:
+def connect(url: str, *, pool_size: int = 10, statement_timeout: str = STATEMENT_TIMEOUT) -> Engine:
     """An engine whose connections give up on locks and statements instead of hanging."""
     return create_engine(
         url,
@@ -28,7 +28,7 @@ def connect(url: str, *, pool_size: int = 10) -> Engine:
         # Parameters of a failed statement may be secrets: lease tokens, hashes of keys.
         hide_parameters=True,
         connect_args={
-            "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT} "
+            "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={statement_timeout} "
             f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT} "
             "-c timezone=UTC",
             "connect_timeout": 10,

@@ -20,7 +20,7 @@ from expunge.registry import backup as backups
 from expunge.registry import fsck as checks
 from expunge.registry import migration, parties, signing_keys
 from expunge.registry.backup import Archive, BackupRefused, Restored, Taken
-from expunge.registry.database import connect, sessions
+from expunge.registry.database import STATEMENT_TIMEOUT, connect, sessions
 from expunge.registry.fsck import ADVICE, Report
 from expunge.registry.log import SERVICE
 from expunge.registry.objects import ObjectStore, StoreUnavailable, open_store
@@ -165,7 +165,7 @@ def _told_of_restored(restored: Restored) -> dict[str, Any]:
 
 def fsck(*, deep: bool, as_json: bool) -> int:
     """See `fsck.check`."""
-    with _service() as (settings, engine, store):
+    with _service(checks.STATEMENT_TIMEOUT) as (settings, engine, store):
         report = checks.check(settings, engine, store, deep=deep)
     if as_json:
         _print(_as_json(report))
@@ -215,15 +215,17 @@ def _print(answer: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _service() -> Iterator[tuple[Settings, Engine, ObjectStore]]:
+def _service(
+    statement_timeout: str = STATEMENT_TIMEOUT,
+) -> Iterator[tuple[Settings, Engine, ObjectStore]]:
     settings = Settings()
-    with _database(settings) as engine:
+    with _database(settings, statement_timeout) as engine:
         yield settings, engine, open_store(settings)
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[Engine]:
-    engine = connect(settings.database_url)
+def _database(settings: Settings, statement_timeout: str = STATEMENT_TIMEOUT) -> Iterator[Engine]:
+    engine = connect(settings.database_url, statement_timeout=statement_timeout)
     try:
         yield engine
     finally:

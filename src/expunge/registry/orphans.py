@@ -349,13 +349,12 @@ def _forget_notes(sessions: Sessions, grace_seconds: float) -> None:
             return
 
 
-def check(sessions: Sessions, store: ObjectStore, *, deep: bool = False) -> list[Broken]:
-    """The named objects that are missing or, when each is read (`deep`), damaged.
+def check(sessions: Sessions, store: ObjectStore, *, deep: bool = False) -> Iterator[Broken]:
+    """The named objects that are missing or, when each is read (`deep`), damaged; one after the other.
 
     Raises:
         StoreUnavailable: try again later.
     """
-    broken = []
     for key, named_by in references.every(sessions):
         problem = _problem(store, key, deep=deep)
         if problem is not None:
@@ -363,8 +362,7 @@ def check(sessions: Sessions, store: ObjectStore, *, deep: bool = False) -> list
                 # Its row may have changed, and a sweep may have run, since the row was read.
                 still = references.named(session, [key])
             if still:
-                broken.append(Broken(key, named_by, problem))
-    return broken
+                yield Broken(key, named_by, problem)
 
 
 def _problem(store: ObjectStore, key: str, *, deep: bool) -> Literal["missing", "damaged"] | None:

@@ -1,18 +1,19 @@
 """All checks of a service, one after the other. Any may be done while the service works."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 
 from sqlalchemy import Engine, func, select
 
 from expunge.evidence.signing import UnusableKey
 from expunge.registry import log, signing_keys
 from expunge.registry.database import Sessions, sessions
-from expunge.registry.fsck import lives, objects, record
+from expunge.registry.fsck import lives, objects, parts, record
 from expunge.registry.fsck.finding import Check, Finding
-from expunge.registry.fsck.records import Records, read
-from expunge.registry.fsck.rules import RULES
+from expunge.registry.fsck.rules import OF_PARTS, Rule
 from expunge.registry.lifecycles import JobState
 from expunge.registry.migration import fits, is_current, revision_of
 from expunge.registry.objects import ObjectStore
@@ -23,6 +24,10 @@ LATE = timedelta(minutes=5)
 """A dispatcher that runs announces and seals within seconds."""
 BACKUP_AGE = timedelta(days=2)
 """Of the newest backup, to be told of."""
+STATEMENT_TIMEOUT = "30min"
+"""Of whoever checks: what names some thousand objects takes minutes to find among many millions of rows."""
+TOLD = 1000
+"""Findings of a check that are told one by one: where everything is broken, the rest is like them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +52,43 @@ def check(settings: Settings, engine: Engine, store: ObjectStore, *, deep: bool 
     Raises:
         StoreUnavailable, OperationalError: it could not be checked.
     """
-    found = list(_schema(engine))
-    if any(each.broken for each in found):
-        return Report(found, 0, 0, 0, deep)
+    schema = list(_schema(engine))
+    if any(each.broken for each in schema):
+        return Report(schema, 0, 0, 0, deep)
     within = sessions(engine)
-    records = Records(read(engine))
-    for rule in RULES:
-        name = rule.__name__.replace("_", " ")
-        found += [Finding(Check.RULES, f"{name}: {words}") for words in rule(records)]
-    found += _queue(within, records, settings)
-    found += objects.named(within, store, deep=deep)
-    if is_current(engine):
-        # Of a newer schema other columns may name some.
-        found += objects.unnamed(within, store)
+    counted: Counter[str] = Counter()
+    found = _few(
+        chain(
+            schema,
+            _rules(engine, settings, counted),
+            _announced(within),
+            objects.named(within, store, deep=deep),
+            # Of a newer schema other columns may name some.
+            objects.unnamed(within, store) if is_current(engine) else (),
+        )
+    )
     sealed = record.check(engine)
     if sealed.broken is not None:
         found.append(Finding(Check.LOG, f"the log is broken: {_place(sealed.broken)}"))
     found += _unsealed(within)
     found += _signing_key(within, settings)
     found += _backups(within, settings)
-    return Report(found, len(records["jobs"]), len(records["requests"]), sealed.size, deep)
+    return Report(found, counted["jobs"], counted["requests"], sealed.size, deep)
+
+
+def _few(findings: Iterable[Finding]) -> list[Finding]:
+    """The first of each check, and how many more there are."""
+    found: list[Finding] = []
+    counted: Counter[tuple[Check, bool]] = Counter()
+    for each in findings:
+        counted[each.check, each.broken] += 1
+        if counted[each.check, each.broken] <= TOLD:
+            found.append(each)
+    return found + [
+        Finding(check, f"and {count - TOLD:,} more", broken)
+        for (check, broken), count in counted.items()
+        if count > TOLD
+    ]
 
 
 def _schema(engine: Engine) -> Iterator[Finding]:
@@ -81,10 +103,26 @@ def _schema(engine: Engine) -> Iterator[Finding]:
     yield Finding(Check.SCHEMA, f"{words}, newer than this program", broken=False)
 
 
-def _queue(within: Sessions, records: Records, settings: Settings) -> Iterator[Finding]:
+def _rules(engine: Engine, settings: Settings, counted: Counter[str]) -> Iterator[Finding]:
+    """What breaks the rules, and who fell silent; counts the rows of each table that were looked at."""
     tolerance = settings.lease_seconds + LATE.total_seconds()
-    for words in lives.live_jobs_have_live_leases(records, tolerance):
-        yield Finding(Check.QUEUE, words, broken=False)
+    for part in parts.parts(engine):
+        for table, rows in part.tables.items():
+            counted[table] += len(rows)
+        for rule in OF_PARTS:
+            yield from _broken(rule, rule(part))
+        for words in lives.live_jobs_have_live_leases(part, tolerance):
+            yield Finding(Check.QUEUE, words, broken=False)
+    alone = lives.a_worker_runs_one_job_and_a_model_one_training
+    yield from _broken(alone, lives.at_once(parts.changes(engine)))
+
+
+def _broken(rule: Rule, found: Iterable[str]) -> Iterator[Finding]:
+    name = rule.__name__.replace("_", " ")
+    return (Finding(Check.RULES, f"{name}: {words}") for words in found)
+
+
+def _announced(within: Sessions) -> Iterator[Finding]:
     late = select(func.count()).where(
         Job.state == JobState.QUEUED, Job.published_at.is_(None), Job.due_at < func.now() - LATE
     )

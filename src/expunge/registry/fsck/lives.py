@@ -1,6 +1,6 @@
 """Rules about what the log tells: every life is a legal path, every attempt has one executor, nothing is skipped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from expunge.registry import lifecycles
@@ -68,35 +68,42 @@ def ends_have_reasons(records: Records) -> Iterator[str]:
                 yield f"{job['id']} was queued again without a reason"
 
 
-def _runs(records: Records, job: Row) -> Iterator[tuple[int, int, str]]:
-    """First and last log number of each attempt, and its worker; an attempt that runs has no last one."""
-    began: tuple[int, str] | None = None
-    for row in states_of(records, "jobs", job["id"]):
-        if row["event"] == "running":
-            began = row["seq"], row["detail"].get("worker", "")
-        elif row["event"] not in LIVE and began is not None:
-            yield began[0], row["seq"], began[1]
-            began = None
-    if began is not None:
-        yield began[0], 2**63, began[1]
-
-
 def a_worker_runs_one_job_and_a_model_one_training(records: Records) -> Iterator[str]:
-    """No two attempts of one worker, and no two training jobs of one model, at the same time.
+    """No two attempts of one worker, and no two training jobs of one model, at the same time."""
+    changes = (
+        {**row, "kind": job["kind"], "model_id": job["model_id"]}
+        for job in records["jobs"]
+        for row in states_of(records, "jobs", job["id"])
+    )
+    return at_once(sorted(changes, key=lambda row: row["seq"]))
 
-    A review makes room for what somebody waits for: its worker holds one other job beside it.
+
+def at_once(changes: Iterable[Row]) -> Iterator[str]:
+    """What the rule before finds in changes of jobs' states, oldest first; each has its job's kind and model.
+
+    A review makes room for what somebody waits for: its worker holds one other job beside it. Of all
+    changes those that began what has not ended are in memory, no more.
     """
-    taken: dict[str, list[tuple[int, int, str]]] = {}
-    for job in records["jobs"]:
-        for begin, end, worker in _runs(records, job):
-            lane = f"{worker}, reviewing," if job["kind"] == "review" else worker
-            taken.setdefault(lane, []).append((begin, end, job["id"]))
-            if job["kind"] in TRAINING:
-                taken.setdefault(job["model_id"], []).append((begin, end, job["id"]))
-    for whose, runs in taken.items():
-        for (_, end, first), (begin, _, second) in pairwise(sorted(runs)):
-            if begin < end:
-                yield f"{whose} runs {first} and {second} at once"
+    holders: dict[str, str] = {}
+    lanes: dict[str, list[str]] = {}
+    for row in changes:
+        job_id = row["subject_id"]
+        if row["event"] in LIVE and row["event"] != "running":
+            continue
+        for lane in lanes.pop(job_id, ()):
+            if holders.get(lane) == job_id:
+                del holders[lane]
+        if row["event"] != "running":
+            continue
+        worker = row["detail"].get("worker", "")
+        taken = [f"{worker}, reviewing," if row["kind"] == "review" else worker]
+        if row["kind"] in TRAINING:
+            taken.append(row["model_id"])
+        for lane in taken:
+            if lane in holders:
+                yield f"{lane} runs {holders[lane]} and {job_id} at once"
+            holders[lane] = job_id
+        lanes[job_id] = taken
 
 
 def a_request_goes_with_its_job(records: Records) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from expunge.registry import orphans, references
 from expunge.registry.database import Sessions
@@ -24,20 +24,31 @@ def named(sessions: Sessions, store: ObjectStore, *, deep: bool) -> Iterator[Fin
     """
     for each in orphans.check(sessions, store, deep=deep):
         yield Finding(Check.OBJECTS, f"{each.named_by} names {each.key}, which is {each.problem}")
-    with sessions() as session:
-        sized = [
-            *session.execute(select(Shard.object_key, Shard.bytes)),
-            *session.execute(
-                select(Checkpoint.object_key, Checkpoint.bytes).where(Checkpoint.state.in_(KEPT))
-            ),
-        ]
-    for key, expected in dict(sized).items():
+    for key, expected in _sized(sessions):
         try:
             size = store.size(key)
         except ObjectMissing:
             continue
         if size != expected:
             yield Finding(Check.OBJECTS, f"{key} has {size} bytes; its row says {expected}")
+
+
+def _sized(sessions: Sessions) -> Iterator[tuple[str, int]]:
+    """Keys and sizes of all objects whose size a row says, read page by page."""
+    shards = select(Shard.dataset_id, Shard.name, Shard.object_key, Shard.bytes)
+    kept = Checkpoint.state.in_(KEPT)
+    weights = select(Checkpoint.id, Checkpoint.object_key, Checkpoint.bytes).where(kept)
+    for query in (shards, weights):
+        *identity, _, _ = query.selected_columns
+        pages = query.order_by(*identity).limit(references.PAGE)
+        page = pages
+        while True:
+            with sessions() as session:
+                rows = session.execute(page).all()
+            yield from ((key, size) for *_, key, size in rows)
+            if len(rows) < references.PAGE:
+                break
+            page = pages.where(tuple_(*identity) > tuple_(*rows[-1][:-2]))
 
 
 def unnamed(sessions: Sessions, store: ObjectStore) -> Iterator[Finding]:

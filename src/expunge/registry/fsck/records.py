@@ -1,37 +1,25 @@
-"""Rows as PostgreSQL has them, in one consistent picture: what the rules are checked against. Never writes."""
+"""Rows of one consistent picture: what the rules are checked against. Knows rows, not where they are from."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import Engine, text
-
-from expunge.registry import lifecycles
-
 Row = Mapping[str, Any]
-
-TABLES = (
-    "models",
-    "datasets",
-    "checkpoints",
-    "checkpoint_datasets",
-    "requests",
-    "request_datasets",
-    "jobs",
-)
-"""What the rules look at, beside the log."""
-PROMOTED = "promoted"
-EVENTS = sorted({*lifecycles.JOB, *lifecycles.REQUEST, PROMOTED})
-"""What the rules look at in the log."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """Rows by table, the log in the order of its numbers; `clock` has the database's own time."""
+    """Rows by table, the log in the order of its numbers; `clock` has the database's own time.
+
+    What a rule goes through (`[table]`) is in `tables`; what it looks up may be in `beside` as well. So
+    rules can be checked on a part of the rows that has, beside it, whatever they look up.
+    """
 
     tables: Mapping[str, Sequence[Row]]
+    beside: Mapping[str, Sequence[Row]] = field(default_factory=dict, kw_only=True)
     _indexes: dict[tuple[str, str], dict[Any, list[Row]]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -57,15 +45,18 @@ class Records:
         """The table's rows by a column: what is asked for each row must not read all of them."""
         if (table, column) not in self._indexes:
             found: dict[Any, list[Row]] = defaultdict(list)
-            for row in self[table]:
+            for row in self._all(table):
                 found[row[column]].append(row)
             self._indexes[table, column] = dict(found)
         return self._indexes[table, column]
 
+    def _all(self, table: str) -> Iterator[Row]:
+        return chain(self[table], self.beside.get(table, ()))
+
     @cached_property
     def _forgotten(self) -> Mapping[str, Mapping[str, bool]]:
         found: dict[str, dict[str, bool]] = defaultdict(dict)
-        for row in self["checkpoint_datasets"]:
+        for row in self._all("checkpoint_datasets"):
             found[row["checkpoint_id"]][row["dataset_id"]] = row["forgotten"]
         return found
 
@@ -84,28 +75,3 @@ class Records:
     def held(self, checkpoint_id: str) -> set[str]:
         """Data sets that a checkpoint was trained on and has not forgotten."""
         return self.trained_on(checkpoint_id) - self.forgotten(checkpoint_id)
-
-
-def read(
-    engine: Engine,
-    tables: Collection[str] = TABLES,
-    *,
-    events: Collection[str] | None = EVENTS,
-) -> dict[str, list[dict[str, Any]]]:
-    """All rows of the tables, and of the log those of the events (all without), in one picture.
-
-    The whole of it is in memory at once: some kilobytes for each job.
-    """
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-
-        def rows(query: Any, **values: Any) -> list[dict[str, Any]]:
-            return [dict(row) for row in connection.execute(query, values).mappings()]
-
-        told = text("SELECT * FROM log WHERE :all OR event = ANY(:events) ORDER BY seq")
-        found = {
-            name: rows(text(f'SELECT * FROM "{name}"'))  # noqa: S608 - names of our own tables
-            for name in tables
-        }
-        found["log"] = rows(told, all=events is None, events=list(events or ()))
-        found["clock"] = rows(text("SELECT now() AS now"))
-    return found

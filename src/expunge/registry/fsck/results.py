@@ -1,10 +1,12 @@
 """Rules about what came out: each result once, nothing forgotten comes back, heads that can be used."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 from expunge.registry.fsck.lives import TRAINING
-from expunge.registry.fsck.records import PROMOTED, Records, Row
+from expunge.registry.fsck.records import Records, Row
+
+PROMOTED = "promoted"
+"""The log's event of a model that has a new head."""
 
 
 def a_job_has_one_result(records: Records) -> Iterator[str]:
@@ -12,12 +14,12 @@ def a_job_has_one_result(records: Records) -> Iterator[str]:
 
     A removal of what the model holds no more has nothing to make.
     """
-    made = Counter(row["job_id"] for row in records["checkpoints"])
     for job in records["jobs"]:
+        made = len(records.where("checkpoints", job_id=job["id"]))
         done = job["state"] == "succeeded" and job["kind"] in TRAINING
         expected = int(done and not _has_nothing_to_do(records, job))
-        if made[job["id"]] != expected:
-            yield f"{job['id']} ({job['kind']}, {job['state']}) made {made[job['id']]} checkpoints"
+        if made != expected:
+            yield f"{job['id']} ({job['kind']}, {job['state']}) made {made} checkpoints"
         if expected and not records.where(
             "checkpoints", id=job["result_checkpoint_id"], job_id=job["id"]
         ):
@@ -34,7 +36,7 @@ def _has_nothing_to_do(records: Records, job: Row) -> bool:
 
 def what_was_asked_is_forgotten(records: Records) -> Iterator[str]:
     """The result of a completed request holds none of its data, and neither does a head that is in force."""
-    for request in records.where("requests", state="completed"):
+    for request in _completed(records):
         asked = records.datasets_of(request["id"])
         job = records.one("jobs", request["job_id"])
         result = job["result_checkpoint_id"] or job["base_checkpoint_id"] if job else None
@@ -51,17 +53,23 @@ def what_was_asked_is_forgotten(records: Records) -> Iterator[str]:
 
 def nothing_is_forgotten_twice(records: Records) -> Iterator[str]:
     """A data set is in the results of at most one job of a model."""
-    seen: dict[tuple[str, str], str] = {}
-    for request in records.where("requests", state="completed"):
-        for dataset_id in records.datasets_of(request["id"]):
-            other = seen.setdefault((request["model_id"], dataset_id), request["id"])
-            if other != request["id"]:
-                yield f"{dataset_id} was forgotten for {other} and for {request['id']}"
+    for request in _completed(records):
+        for dataset_id in sorted(records.datasets_of(request["id"])):
+            for each in records.where("request_datasets", dataset_id=dataset_id):
+                other = records.one("requests", each["request_id"])
+                # Of two, the later one tells of both.
+                if other is None or other["id"] >= request["id"]:
+                    continue
+                if (other["state"], other["model_id"]) == ("completed", request["model_id"]):
+                    yield f"{dataset_id} was forgotten for {other['id']} and for {request['id']}"
+
+
+def _completed(records: Records) -> Iterator[Row]:
+    return (row for row in records["requests"] if row["state"] == "completed")
 
 
 def lineage_is_a_chain(records: Records) -> Iterator[str]:
     """Each result stands on one parent of its model, keeps its data and forgets at least as much."""
-    children = Counter(row["parent_id"] for row in records["checkpoints"] if row["problem"] is None)
     for checkpoint in records["checkpoints"]:
         job = records.one("jobs", checkpoint["job_id"])
         if job is None or job["kind"] != "unlearn":
@@ -71,8 +79,9 @@ def lineage_is_a_chain(records: Records) -> Iterator[str]:
             yield f"{checkpoint['id']} does not stand on its job's base"
             continue
         yield from _against_parent(records, checkpoint, parent)
-        if children[parent["id"]] > 1:
-            yield f"{parent['id']} has {children[parent['id']]} results upon it"
+        children = len(records.where("checkpoints", parent_id=parent["id"], problem=None))
+        if children > 1:
+            yield f"{parent['id']} has {children} results upon it"
 
 
 def _against_parent(records: Records, checkpoint: Row, parent: Row) -> Iterator[str]:
