@@ -47,6 +47,9 @@ ALLOWED = {
     "set_control": MODEL_OWNER,
     "start_pretraining": MODEL_OWNER,
     "upload_checkpoint": MODEL_OWNER,
+    "announce_parts": MODEL_OWNER,
+    "upload_part": MODEL_OWNER,
+    "complete_checkpoint": MODEL_OWNER,
     "list_checkpoints": MODEL_OWNER,
     "show_checkpoint": MODEL_OWNER,
     "download_weights": MODEL_OWNER,
@@ -118,10 +121,15 @@ PLACES = {f"{{{kind}_id}}": f"{prefix}_{HEX}" for kind, prefix in PREFIXES.items
     "{name}": "a.tar",
     "{which}": "gap",
     "{seq}": "999999999",
+    "{sha256}": "0" * 64,
+    "{part_sha256}": "1" * 64,
     "table.{suffix}": "table.md",
     "{suffix}": "png",
 }
+PARTED = {"bytes": 1, "sha256": "0" * 64, "part_bytes": 2**20, "parts": ["0" * 64]}
 BODIES: dict[str, dict[str, Any]] = {
+    "announce_parts": PARTED,
+    "complete_checkpoint": PARTED,
     "create_party": {"name": "x", "role": "auditor"},
     "create_key": {"scopes": ["keys"]},
     "create_dataset": {"name": "x"},

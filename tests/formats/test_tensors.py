@@ -12,7 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from expunge.formats.tensors import MAX_HEADER_BYTES, TensorFileError, read_header, write_release
+from expunge.formats.tensors import (
+    MAX_HEADER_BYTES,
+    TensorFileError,
+    is_release,
+    read_header,
+    write_release,
+)
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -61,6 +67,16 @@ def test_a_release_depends_on_the_source_only(tmp_path: Path) -> None:
     write_release(source, tmp_path / "one")
     write_release(source, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_release_is_its_own_release(tmp_path: Path) -> None:
+    """Also a whole checkpoint of which everything may leave, so that it is stored once."""
+    source = good(tmp_path / "file")
+    assert not is_release(source)
+    write_release(source, tmp_path / "release")
+    assert is_release(tmp_path / "release")
+    write_release(tmp_path / "release", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "release").read_bytes()
 
 
 def test_a_file_of_which_nothing_may_leave_has_no_release(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,13 +11,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.formats.damage import spoiled, tried
 
+from expunge.formats.tensors import is_release
 from expunge.unlearning.catalog import BYOL, EncoderSpec, MoCo, PretrainParams, SimCLR
-from expunge.unlearning.checkpoints import FORMAT, CheckpointMismatch, load, read_spec, save
+from expunge.unlearning.checkpoints import FORMAT, CheckpointMismatch, check, load, read_spec, save
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.frameworks import build
 from expunge.unlearning.training import pretrain
 
 MakeImages = Callable[..., ImageSet]
+Read = Callable[[Path], object]
 
 
 @pytest.fixture(params=["simclr", "moco", "byol", "supervised"])
@@ -32,6 +36,13 @@ def spec(
         "byol": byol_spec,
         "supervised": supervised_spec,
     }[request.param]
+
+
+@pytest.fixture(params=[load, check])
+def read(request: pytest.FixtureRequest) -> Read:
+    """Both ways to look at a file refuse the same, in the same words."""
+    found: Read = request.param
+    return found
 
 
 @pytest.fixture
@@ -89,8 +100,46 @@ def test_the_file_is_plain_safetensors(spec: EncoderSpec, path: Path) -> None:
     assert prefixes == {"encoder"} | beside_the_encoder[spec.framework]
 
 
+def test_a_file_that_is_loaded_passes_the_check(spec: EncoderSpec, path: Path) -> None:
+    save(build(spec, seed=0), path)
+    check(path)
+
+
+def test_what_may_leave_as_it_is_is_stored_once(spec: EncoderSpec, path: Path) -> None:
+    save(build(spec, seed=0), path)
+    assert is_release(path) == (spec.framework in ("simclr", "supervised"))
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from expunge.unlearning.checkpoints import check
+check(Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+check(Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+"""Checks a small file and a large one, and prints by how many KiB memory grew over the large one."""
+
+
+def test_a_check_needs_no_more_memory_for_a_large_file(moco_spec: EncoderSpec, path: Path) -> None:
+    small = path.with_name("small")
+    save(build(moco_spec, seed=0), small)
+    large = MoCo(projector_dim=4096, queue_size=8192)
+    save(build(moco_spec.model_copy(update={"objective": large}), seed=0), path)
+    assert path.stat().st_size > 100 * 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(small), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 32 * 1024
+
+
 def test_a_misfit_is_refused_with_the_names_and_shapes(
-    simclr_spec: EncoderSpec, path: Path
+    simclr_spec: EncoderSpec, path: Path, read: Read
 ) -> None:
     tensors = build(simclr_spec, seed=0).state_dict()
     del tensors["projector.0.weight"]
@@ -98,63 +147,71 @@ def test_a_misfit_is_refused_with_the_names_and_shapes(
     tensors["encoder.conv1.weight"] = torch.zeros(4, 3, 7, 7)
     rewrite(path, simclr_spec, tensors)
     with pytest.raises(CheckpointMismatch) as refused:
-        load(path)
+        read(path)
     message = str(refused.value)
     assert "missing: projector.0.weight" in message
     assert "unexpected: decoder.weight" in message
     assert "encoder.conv1.weight is F32 [4, 3, 7, 7], expected F32 [4, 3, 3, 3]" in message
 
 
-def test_a_checkpoint_of_another_framework_is_refused(spec: EncoderSpec, path: Path) -> None:
+def test_a_checkpoint_of_another_framework_is_refused(
+    spec: EncoderSpec, path: Path, read: Read
+) -> None:
     """Though the encoders are the same."""
     others = {"simclr": MoCo(), "moco": SimCLR(), "byol": SimCLR(), "supervised": BYOL()}
     claimed = spec.model_copy(update={"objective": others[spec.framework]})
     rewrite(path, claimed, build(spec, seed=0).state_dict())
     with pytest.raises(CheckpointMismatch, match="do not fit the header's specification"):
-        load(path)
+        read(path)
 
 
-def test_another_number_format_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+def test_another_number_format_is_refused(simclr_spec: EncoderSpec, path: Path, read: Read) -> None:
     tensors = build(simclr_spec, seed=0).state_dict()
     tensors["projector.3.bias"] = tensors["projector.3.bias"].half()
     rewrite(path, simclr_spec, tensors)
     with pytest.raises(CheckpointMismatch, match=r"projector.3.bias is F16 \[8\], expected F32"):
-        load(path)
+        read(path)
 
 
-def test_values_that_are_not_finite_are_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(
+    simclr_spec: EncoderSpec, path: Path, read: Read
+) -> None:
     tensors = build(simclr_spec, seed=0).state_dict()
     tensors["projector.3.bias"][2] = float("inf")
     rewrite(path, simclr_spec, tensors)
     with pytest.raises(CheckpointMismatch, match=r"not finite: projector.3.bias"):
-        load(path)
+        read(path)
 
 
-def test_a_queue_pointer_outside_the_queue_is_refused(moco_spec: EncoderSpec, path: Path) -> None:
+def test_a_queue_pointer_outside_the_queue_is_refused(
+    moco_spec: EncoderSpec, path: Path, read: Read
+) -> None:
     tensors = build(moco_spec, seed=0).state_dict()
     tensors["queue_pointer"] += 24
     rewrite(path, moco_spec, tensors)
     with pytest.raises(CheckpointMismatch, match="queue_pointer is 24, expected 0 to 23"):
-        load(path)
+        read(path)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(
+    simclr_spec: EncoderSpec, path: Path, read: Read
+) -> None:
     path.write_bytes(b"\x80\x04 a pickle")
     with pytest.raises(CheckpointMismatch, match="not a safetensors file"):
-        load(path)
+        read(path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(CheckpointMismatch, match="names format None"):
-        load(path)
+        read(path)
     save_file({"x": torch.zeros(1)}, path, metadata={"format": FORMAT, "spec": "{}"})
     with pytest.raises(CheckpointMismatch, match="no valid encoder specification"):
-        load(path)
+        read(path)
 
 
-def test_a_truncated_file_is_refused(simclr_spec: EncoderSpec, path: Path) -> None:
+def test_a_truncated_file_is_refused(simclr_spec: EncoderSpec, path: Path, read: Read) -> None:
     save(build(simclr_spec, seed=0), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointMismatch, match="not a safetensors file"):
-        load(path)
+        read(path)
 
 
 @tried(20)
@@ -167,5 +224,9 @@ def test_a_spoiled_file_is_loaded_or_refused(
     whole = path.read_bytes()
     # The structure is in front; what is spoiled behind it are weights.
     path.write_bytes(data.draw(spoiled(whole[:4_000])) + whole[4_000:])
-    with suppress(CheckpointMismatch):
-        load(path)
+    outcomes = []
+    for look in (load, check):
+        with suppress(CheckpointMismatch):
+            look(path)
+            outcomes.append(look)
+    assert len(outcomes) != 1, "they refuse the same"

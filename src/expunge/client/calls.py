@@ -73,8 +73,12 @@ def create(
     params: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     wait: bool = False,
+    seconds: float = 0.0,
 ) -> Any:
-    """The JSON answer of a POST that makes something; retries carry one Idempotency-Key, so it is made once."""
+    """The JSON answer of a POST that makes something; retries carry one Idempotency-Key, so it is made once.
+
+    `seconds`: how much longer than usual the service may work before it answers.
+    """
     key = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
     return transport.send(
         "POST",
@@ -83,7 +87,7 @@ def create(
         params=params,
         headers={**key, **prefer(wait), **(headers or {})},
         repeatable=True,
-        wait=extra_seconds(wait),
+        wait=extra_seconds(wait) + seconds,
     ).json()
 
 

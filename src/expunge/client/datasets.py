@@ -78,7 +78,7 @@ class DatasetCalls(Calls):
         uploads = f"/datasets/{dataset_id}/uploads"
         body = Body(json={"name": name, "bytes": size, "sha256": sha256})
         upload = r.Upload.model_validate(create(self._transport, uploads, body, None))
-        self._transport.send_elsewhere(upload.url, path, upload.headers)
+        self._transport.send_elsewhere(upload.url, Body(file=path), upload.headers)
         answer = self._transport.send(
             "POST",
             f"{uploads}/{upload.id}/complete",

@@ -7,6 +7,7 @@ from typing import Any
 from expunge.client import resources as r
 from expunge.client.calls import Calls, create, get, pages, post, until_final
 from expunge.client.downloading import download
+from expunge.client.sending import IN_PARTS_FROM_BYTES, send_in_parts
 from expunge.client.transport import Body, content_digest
 
 
@@ -77,18 +78,37 @@ class ModelCalls(Calls):
         *,
         wait: bool = True,
         idempotency_key: str | None = None,
+        direct: bool | None = None,
     ) -> r.Checkpoint:
-        """Upload a safetensors checkpoint that was trained on these data sets."""
-        answer = create(
-            self._transport,
-            f"/models/{model_id}/checkpoints",
-            Body(file=path),
-            idempotency_key,
-            params={"dataset_ids": list(dataset_ids)},
-            headers={"Content-Digest": content_digest(path)},
-            wait=wait,
-        )
-        first = r.Checkpoint.model_validate(answer)
+        """Upload a safetensors checkpoint that was trained on these data sets.
+
+        Large files go in parts: after a break the same call sends only what lacks.
+
+        Args:
+            direct: send parts to the service's object store; False: to the service. By default to the
+                store, where the service offers that and the store can be reached from here.
+        """
+        if path.stat().st_size >= IN_PARTS_FROM_BYTES:
+            first = send_in_parts(
+                self._transport,
+                model_id,
+                path,
+                dataset_ids,
+                wait=wait,
+                idempotency_key=idempotency_key,
+                direct=direct,
+            )
+        else:
+            answer = create(
+                self._transport,
+                f"/models/{model_id}/checkpoints",
+                Body(file=path),
+                idempotency_key,
+                params={"dataset_ids": list(dataset_ids)},
+                headers={"Content-Digest": content_digest(path)},
+                wait=wait,
+            )
+            first = r.Checkpoint.model_validate(answer)
         if not wait:
             return first
         return until_final(

@@ -8,11 +8,11 @@ import hashlib
 import ipaddress
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
 
@@ -24,21 +24,42 @@ RETRY_BASE_SECONDS = 0.25
 RETRY_MAX_SECONDS = 4.0
 # Answers of a proxy whose service is restarting, or of the service while a store is away.
 RETRIED_STATUSES = frozenset({502, 503, 504})
+# Of a store that asks to try again, besides those.
+STORE_RETRIED_STATUSES = RETRIED_STATUSES | {500}
 CONNECT_TIMEOUT_SECONDS = 10.0
+# Of a file's body at once.
+SENT_BYTES = 2**18
 # The service sends a comment line well within this time when nothing happens.
 EVENT_SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request body: JSON, or a file that is opened anew for every attempt."""
+    """A request body: JSON, or a file or `size` bytes of it from byte `start` on, read anew for every attempt."""
 
     json: Any = None
     file: Path | None = None
+    start: int = 0
+    size: int | None = None
 
-    def opened(self) -> IO[bytes] | None:
-        """The file, opened, if the body is one."""
-        return None if self.file is None else self.file.open("rb")
+    def content(self) -> Iterator[bytes] | None:
+        """The bytes, a bit at a time, if the body is of a file."""
+        return None if self.file is None else self._read(self.file)
+
+    def headers(self) -> dict[str, str]:
+        """What says how long the content is."""
+        return {} if self.file is None else {"Content-Length": str(self._bytes(self.file))}
+
+    def _bytes(self, file: Path) -> int:
+        return file.stat().st_size - self.start if self.size is None else self.size
+
+    def _read(self, file: Path) -> Iterator[bytes]:
+        left = self._bytes(file)
+        with file.open("rb") as opened:
+            opened.seek(self.start)
+            while left and (data := opened.read(min(SENT_BYTES, left))):
+                left -= len(data)
+                yield data
 
 
 NO_BODY = Body()
@@ -85,20 +106,15 @@ class Transport:
         """
 
         def attempt() -> httpx.Response:
-            opened = body.opened()
-            try:
-                return self._http.request(
-                    method,
-                    path,
-                    json=body.json,
-                    content=opened,
-                    params=params,
-                    headers=headers,
-                    timeout=httpx.Timeout(self._timeout + wait, connect=CONNECT_TIMEOUT_SECONDS),
-                )
-            finally:
-                if opened is not None:
-                    opened.close()
+            return self._http.request(
+                method,
+                path,
+                json=body.json,
+                content=body.content(),
+                params=params,
+                headers={**body.headers(), **(headers or {})},
+                timeout=httpx.Timeout(self._timeout + wait, connect=CONNECT_TIMEOUT_SECONDS),
+            )
 
         response = self._retried(attempt, repeatable=repeatable)
         if response.is_error:
@@ -107,8 +123,8 @@ class Transport:
             )
         return response
 
-    def send_elsewhere(self, url: str, file: Path, headers: Mapping[str, str]) -> None:
-        """PUT a file to an address that the service gave, without the key.
+    def send_elsewhere(self, url: str, body: Body, headers: Mapping[str, str]) -> None:
+        """PUT a file or a part of one to an address that the service gave, without the key.
 
         Raises:
             ProblemError: whoever is there refused.
@@ -117,18 +133,16 @@ class Transport:
         place = httpx.URL(url).host
 
         def attempt() -> httpx.Response:
-            timeout = httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT_SECONDS)
-            with file.open("rb") as opened:
-                return httpx.put(
-                    url,
-                    content=opened,
-                    headers=dict(headers),
-                    timeout=timeout,
-                    trust_env=not _is_loopback(place),
-                )
+            return httpx.put(
+                url,
+                content=body.content(),
+                headers={**body.headers(), **headers},
+                timeout=httpx.Timeout(self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
+                trust_env=not _is_loopback(place),
+            )
 
         try:
-            response = self._retried(attempt, repeatable=True)
+            response = self._retried(attempt, repeatable=True, asking=STORE_RETRIED_STATUSES)
         except UnreachableError as error:
             cause = error.__cause__
             raise UnreachableError(
@@ -192,7 +206,11 @@ class Transport:
             yield from read_events(response.iter_lines())
 
     def _retried(
-        self, attempt: Callable[[], httpx.Response], *, repeatable: bool
+        self,
+        attempt: Callable[[], httpx.Response],
+        *,
+        repeatable: bool,
+        asking: Collection[int] = RETRIED_STATUSES,
     ) -> httpx.Response:
         failures = 0
         while True:
@@ -206,7 +224,7 @@ class Transport:
                     raise self._unreachable(error) from error
             else:
                 failures += 1
-                retried = repeatable and response.status_code in RETRIED_STATUSES
+                retried = repeatable and response.status_code in asking
                 if not retried or failures > RETRIES:
                     return response
             time.sleep(_pause(failures))

@@ -106,6 +106,18 @@ def _check_layout(tensors: dict[str, Any], data_bytes: int) -> None:
         raise TensorFileError(f"the tensors need {position} bytes, the file has {data_bytes}")
 
 
+def is_release(source: Path) -> bool:
+    """Whether `write_release` would make just this file of it: then it need not.
+
+    Raises:
+        TensorFileError: as `write_release`.
+    """
+    head, _ = _release_head(read_header(source))
+    with source.open("rb") as file:
+        # The head says of every byte behind it whose it is.
+        return file.read(len(head)) == head
+
+
 def write_release(source: Path, target: Path) -> None:
     """Copy a checkpoint without the tensors that must stay inside; the bytes depend only on the source.
 
@@ -113,6 +125,21 @@ def write_release(source: Path, target: Path) -> None:
         TensorFileError: the source is malformed, or nothing of it may leave.
     """
     whole = read_header(source)
+    head, names = _release_head(whole)
+    with source.open("rb") as file, target.open("wb") as out:
+        out.write(head)
+        for name in names:
+            start, end = whole.tensors[name]["data_offsets"]
+            file.seek(whole.data_start + start)
+            remaining = end - start
+            while remaining:
+                chunk = file.read(min(COPY_BYTES, remaining))
+                out.write(chunk)
+                remaining -= len(chunk)
+
+
+def _release_head(whole: TensorFile) -> tuple[bytes, list[str]]:
+    """What stands before the tensors of a release, and their names in order."""
     names = sorted(name for name in whole.tensors if name.startswith(RELEASED_PREFIXES))
     if not names:
         raise TensorFileError(f"no tensor named {' or '.join(p + '*' for p in RELEASED_PREFIXES)}")
@@ -123,15 +150,6 @@ def write_release(source: Path, target: Path) -> None:
         offsets = [position, position + end - start]
         header[name] = {**whole.tensors[name], "data_offsets": offsets}
         position = offsets[1]
-    encoded = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with source.open("rb") as file, target.open("wb") as out:
-        out.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name in names:
-            start, end = whole.tensors[name]["data_offsets"]
-            file.seek(whole.data_start + start)
-            remaining = end - start
-            while remaining:
-                chunk = file.read(min(COPY_BYTES, remaining))
-                out.write(chunk)
-                remaining -= len(chunk)
+    return struct.pack("<Q", len(encoded)) + encoded, names

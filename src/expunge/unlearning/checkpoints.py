@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from expunge.formats.tensors import TensorFile, TensorFileError, read_header
 from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.frameworks import Learner, build
 
@@ -23,6 +24,9 @@ HEADER_ALIGNMENT = 8
 """Bytes; safetensors pads its JSON header with spaces to this."""
 MAX_NAMED = 8
 """Tensors a message names per kind of mismatch before it only counts."""
+
+CHECKED_BYTES = 4 * 2**20
+"""Of a tensor, looked at at once; a multiple of a number's size."""
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
@@ -102,6 +106,49 @@ def load(path: Path, device: torch.device | str = "cpu") -> Learner:
     return learner.to(device).eval()
 
 
+def check(path: Path) -> None:
+    """See that `load` would take the file, in bounded memory: tensors are looked at a bit at a time.
+
+    Raises CheckpointMismatch as `load` does.
+    """
+    spec = read_spec(path)
+    with torch.device("meta"):
+        expected = build(spec, seed=0).state_dict()
+    try:
+        header = read_header(path)
+    except TensorFileError as error:
+        raise CheckpointMismatch(f"not a safetensors file: {error}") from error
+    _refuse_misfits(
+        expected,
+        {
+            name: (tuple(described["shape"]), described["dtype"])
+            for name, described in header.tensors.items()
+        },
+    )
+    with path.open("rb") as file:
+        broken = [
+            name
+            for name in sorted(header.tensors)
+            if expected[name].is_floating_point() and not _is_finite(file, header, name)
+        ]
+        _refuse_broken(broken)
+        if "queue_pointer" in header.tensors:
+            start, end = header.tensors["queue_pointer"]["data_offsets"]
+            file.seek(header.data_start + start)
+            _refuse_pointer(struct.unpack("<q", file.read(end - start))[0], len(expected["queue"]))
+
+
+def _is_finite(file: IO[bytes], header: TensorFile, name: str) -> bool:
+    """Whether a float32 tensor of the file holds neither infinity nor NaN."""
+    start, end = header.tensors[name]["data_offsets"]
+    file.seek(header.data_start + start)
+    for first in range(start, end, CHECKED_BYTES):
+        values = np.frombuffer(file.read(min(CHECKED_BYTES, end - first)), dtype="<f4")
+        if not np.isfinite(values).all():
+            return False
+    return True
+
+
 def _refuse_misfits(
     expected: Mapping[str, Tensor], found: Mapping[str, tuple[tuple[int, ...], str]]
 ) -> None:
@@ -123,13 +170,21 @@ def _refuse_misfits(
 
 
 def _refuse_values(tensors: Mapping[str, Tensor]) -> None:
-    broken = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if broken:
-        raise CheckpointMismatch(_listed("not finite", broken))
+    _refuse_broken(
+        [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    )
     if "queue_pointer" in tensors:
-        pointer, size = int(tensors["queue_pointer"]), len(tensors["queue"])
-        if not 0 <= pointer < size:
-            raise CheckpointMismatch(f"queue_pointer is {pointer}, expected 0 to {size - 1}")
+        _refuse_pointer(int(tensors["queue_pointer"]), len(tensors["queue"]))
+
+
+def _refuse_broken(names: list[str]) -> None:
+    if names:
+        raise CheckpointMismatch(_listed("not finite", names))
+
+
+def _refuse_pointer(pointer: int, size: int) -> None:
+    if not 0 <= pointer < size:
+        raise CheckpointMismatch(f"queue_pointer is {pointer}, expected 0 to {size - 1}")
 
 
 def _described(tensor: tuple[tuple[int, ...], str]) -> str:

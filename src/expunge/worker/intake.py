@@ -79,7 +79,7 @@ def _index(stage: Stage, dataset: Dataset, held: Held) -> list[SampleRecord]:
 
 
 def verify(context: Context, held: Held) -> None:
-    """Load an uploaded checkpoint; it becomes ready, or invalid with what does not fit."""
+    """Look at an uploaded checkpoint's tensors; it becomes ready, or invalid with what does not fit."""
     # Imported here: only a worker that loads weights pays for torch.
     from expunge.unlearning import checkpoints  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ def verify(context: Context, held: Held) -> None:
     with context.scratch(held.lease.job_id) as folder:
         path = Stage(context.store, held, folder).checkpoint(checkpoint)
         try:
-            checkpoints.load(path)
+            checkpoints.check(path)
         except checkpoints.CheckpointMismatch as error:
             problem = {"code": "checkpoint-mismatch", "detail": str(error)}
     held.patiently(lambda: _record_verified(context, held, problem))
