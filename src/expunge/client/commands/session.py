@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +40,9 @@ Key = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
+LONGEST_LINE = 10_000
+"""Characters, where no terminal wraps them."""
+
 Column = tuple[str, Callable[[Any], object]]
 
 
@@ -64,7 +67,7 @@ class Session:
         for name, value in resource.model_dump(mode="json").items():
             if value not in (None, [], {}):
                 table.add_row(f"[bold]{name}", Text(_text(value)))
-        self.out.print(table)
+        self._print_whole(table)
         if hint:
             self.out.print(f"[dim]{hint}")
 
@@ -80,7 +83,7 @@ class Session:
             table.add_column(title, overflow="fold")
         for item in items:
             table.add_row(*(Text(_text(pick(item))) for _, pick in picks))
-        self.out.print(table if items else "[dim]none")
+        self._print_whole(table if items else "[dim]none")
 
     def show_table(self, resources: Iterable[BaseModel], render: Callable[..., Any]) -> None:
         """Print resources as `render` draws them, or as a JSON array of everything."""
@@ -88,7 +91,16 @@ class Session:
         if self.as_json:
             self.print_json([item.model_dump(mode="json") for item in items])
         else:
-            self.out.print(render(items) if items else "[dim]none")
+            self._print_whole(render(items) if items else "[dim]none")
+
+    def _print_whole(self, renderable: RenderableType) -> None:
+        """Print so that a file or another program gets every id and name on one line, however long it is."""
+        if self.out.is_terminal:
+            self.out.print(renderable)
+            return
+        measured = self.out.measure(renderable, options=self.out.options.update(width=LONGEST_LINE))
+        width = max(measured.maximum, self.out.width)
+        Console(file=self.out.file, width=width).print(renderable)
 
     def print_json(self, value: Any) -> None:
         """One JSON value on one line."""
