@@ -125,6 +125,8 @@ def test_its_port_tells_the_space_that_is_left_and_whether_the_queue_is_looked_a
     assert re.search(r"^expunge_work_dir_free_bytes \d", told, re.MULTILINE)
     assert re.search(r"^process_resident_memory_bytes \d", told, re.MULTILINE)
     assert list(health.values()) == [200, 503]
+    for alerted in ("lease_expiries_total{", 'job_attempts_total{kind="compare",outcome="crashed"'):
+        assert f"\nexpunge_{alerted}" in told, "what first appears at one has not grown"
 
 
 def test_every_log_line_of_an_attempt_names_job_attempt_and_worker(

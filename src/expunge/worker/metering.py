@@ -98,6 +98,17 @@ TIDIED = Gauge(
     registry=REGISTRY,
 )
 
+OUTCOMES = ("succeeded", "failed", "crashed", "released", "waits", "lease-lost", "not-recorded")
+"""Of attempts; docs/reference/metrics.md says what each means."""
+
+# A counter that first appears at one has not grown for Prometheus: it must have been told at zero.
+for _kind in JobKind:
+    EXPIRIES.labels(_kind)
+    for _outcome in OUTCOMES:
+        ATTEMPTS.labels(_kind, _outcome)
+for _outcome in ("renewed", "lost", "failed"):
+    RENEWALS.labels(_outcome)
+
 HEALTH = "/healthz"
 LOOKS_MISSED = 2
 """Workers look at the queue at least every `republish_seconds`; later by so many looks, one is stuck."""
