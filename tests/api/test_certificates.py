@@ -326,13 +326,15 @@ def test_the_command_line_fetches_what_it_verifies(
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    assert str(paper) in run("certificate", done.request, "--renew", "--out", str(paper))
+    written = ("--out", str(paper), "--rows", str(rows))
+    assert str(paper) in run("certificate", done.request, "--renew", *written)
     assert paper.read_bytes() == data_owner.get(done.path).content
     assert run("certificate", done.request, "--edition", "1", "--json").encode() == (
         paper.read_bytes() + b"\n"
     )
     run("signing-keys", "--save", str(key))
-    rows.write_text(run("log", "list", "--subject", done.request, "--json"))
+    events = [row["event"] for row in json.loads(rows.read_text())]
+    assert events == ["received", "approved", "queued", "running", "completed", "in-force"]
     checked = run("verify", str(paper), "--key", str(key), "--rows", str(rows), "--json")
     assert {link["status"] for link in json.loads(checked)["links"]} == {"OK"}
 

@@ -1,11 +1,16 @@
 """`expunge verify`: a certificate checked on a machine that knows no service."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+from hypothesis import HealthCheck, settings
+from hypothesis import given as over
+from hypothesis import strategies as st
 from tests.evidence.papers import REPORT, WEIGHTS, Paper, new_signer, paper, rows, shown
 from typer.testing import CliRunner
 
@@ -83,7 +88,7 @@ def test_whatever_was_changed_is_named_and_ends_with_status_1(
             | {"signatures": json.loads(issued.file(edition=2))["signatures"]}
         ),
         "key": new_signer().public_key.pem.encode(),
-        "checkpoint": WEIGHTS["result"][:-1] + b"?",
+        "checkpoint": WEIGHTS["result"][:-1] + b"!",
         "rows": files["rows"].read_bytes().replace(b'"number": 3', b'"number": 4'),
     }
     files[name].write_bytes(changed[name])
@@ -92,6 +97,76 @@ def test_whatever_was_changed_is_named_and_ends_with_status_1(
     assert "BROKEN" in result.stdout
     found = states(verify(files, "--json"))
     assert [each for each, state in found.items() if state == "BROKEN"] == [link]
+
+
+LINKS = {
+    "certificate": {"envelope", "statement", "signature"},
+    "rows": {"log rows"},
+    "checkpoint": {"checkpoint"},
+    "report": {"audit"},
+}
+"""Which links may break when a byte of a file changes."""
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@over(st.sampled_from(sorted(LINKS)), st.integers(0, 10**6), st.integers(1, 255))
+def test_whichever_byte_of_whichever_file_is_flipped_the_link_is_told(
+    files: dict[str, Path], name: str, place: int, mask: int
+) -> None:
+    whole = files[name].read_bytes()
+    damaged = bytearray(whole)
+    damaged[place % len(whole)] ^= mask
+    files[name].write_bytes(damaged)
+    try:
+        result = verify(files, "--json")
+        links = json.loads(result.stdout)["links"]
+        broken = {link["name"]: link["message"] for link in links if link["status"] == "BROKEN"}
+        if name not in {"certificate", "checkpoint"} and same(whole, damaged):
+            assert (result.exit_code, broken) == (0, {}), "other white space is no other content"
+            return
+        assert result.exit_code == 1
+        assert LINKS[name] & set(broken)
+        assert all(broken.values())
+        if name != "certificate":
+            assert set(broken) == LINKS[name], "the others hold"
+    finally:
+        files[name].write_bytes(whole)
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Whether both are the same JSON."""
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
+OFFLINE = """
+import sys
+
+def refuse(event, arguments):
+    if event.startswith("socket."):
+        raise RuntimeError(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+from expunge.cli import app
+app()
+"""
+
+
+def test_a_public_key_is_enough_where_there_is_no_network(files: dict[str, Path]) -> None:
+    """A process of its own, in which whatever asks for a socket is refused."""
+    given = [part for name in LINKS if name != "certificate" for part in (f"--{name}", files[name])]
+    command = [sys.executable, "-c", OFFLINE, "verify", files["certificate"], *given]
+    done = subprocess.run(
+        [*command, "--key", files["key"], "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {link["status"] for link in json.loads(done.stdout)["links"]} == {"OK"}
+    asking = [sys.executable, "-c", OFFLINE, "signing-keys"]
+    assert "socket." in subprocess.run(asking, capture_output=True, text=True, check=False).stderr
 
 
 def test_files_that_are_something_else_are_answered_without_a_traceback(

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.numpy import save
 from tests.evidence.test_succession import AT, known
 
 from expunge.evidence import heads
@@ -33,7 +35,11 @@ from expunge.evidence.signing import Signer
 
 REPORT = {"seed": 2**60, "n_own": 8}
 """Of the audit that the certificate relies on."""
-WEIGHTS = {name: f"weights of {name}".encode() for name in ("base", "result")}
+WEIGHTS = {
+    name: save({"weight": np.full((2, 2), number, np.float32)}, {"of": name})
+    for number, name in enumerate(("base", "result"))
+}
+"""Checkpoint files in small: eight bytes of length, a JSON header, tensors."""
 
 
 def new_signer() -> Signer:
@@ -61,26 +67,37 @@ def rows(number: int = 5) -> list[Row]:
 
 
 def shown(log: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as the service shows them to their party."""
+    """The rows as the service shows them to their party, with their proofs."""
+    hashes, _ = tree(log)
     return [
         {name: getattr(row, name) for name in ROW_MEMBERS}
-        | {"position": position, "leaf_hash": row.leaf().hex()}
+        | {"sealed": True, "position": position, "leaf_hash": row.leaf().hex()}
+        | {"path": path(hashes, position, len(log))}
         for position, row in enumerate(log)
     ]
 
 
-def position(log: Sequence[Row], index: int, signer: Signer) -> LogPosition:
-    """Where a row is in this log, proven against a head that the signer signed."""
+def tree(log: Sequence[Row]) -> tuple[dict[Node, bytes], bytes]:
+    """The hashes of all complete subtrees, and the root."""
     frontier, hashes = Frontier(0, []), {}
     for place, row in enumerate(log):
         hashes[Node(0, place)] = row.leaf()
         hashes |= dict(frontier.append(row.leaf()))
-    head = heads.Head(len(log), frontier.root, GENESIS, "2026-05-04T12:00:09.000000Z")
-    path = proof(inclusion_cover(index, len(log)), hashes.__getitem__)
+    return hashes, frontier.root
+
+
+def path(hashes: dict[Node, bytes], position: int, size: int) -> list[str]:
+    return [each.hex() for each in proof(inclusion_cover(position, size), hashes.__getitem__)]
+
+
+def position(log: Sequence[Row], index: int, signer: Signer) -> LogPosition:
+    """Where a row is in this log, proven against a head that the signer signed."""
+    hashes, root = tree(log)
+    head = heads.Head(len(log), root, GENESIS, "2026-05-04T12:00:09.000000Z")
     return LogPosition(
         row={name: getattr(log[index], name) for name in ROW_MEMBERS},
         position=index,
-        inclusion=[each.hex() for each in path],
+        inclusion=path(hashes, index, len(log)),
         head=signer.sign(heads.PAYLOAD_TYPE, head.payload()),
     )
 

@@ -1,6 +1,9 @@
 """A certificate proves what it says, and nothing of it, of the log or of a checkpoint changes unnoticed."""
 
+import base64
 import json
+import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +22,8 @@ from tests.evidence.papers import (
 )
 
 from expunge.evidence.canonical import canonical
-from expunge.evidence.certificate import PAYLOAD_TYPE
+from expunge.evidence.certificate import PAYLOAD_TYPE, Issuer
+from expunge.evidence.chain import ROW_MEMBERS
 from expunge.evidence.verification import Given, Link, verified
 
 
@@ -64,13 +68,60 @@ def test_without_a_key_the_issuer_is_not_checked_and_that_is_said(issued: Paper)
     assert not broken(links)
 
 
-def test_no_byte_of_a_certificate_changes_unnoticed(issued: Paper) -> None:
+VALUES = {
+    "payload": {"statement", "signature"},
+    "payloadType": {"signature"},
+    "keyid": {"signature"},
+    "sig": {"signature"},
+}
+"""Which link breaks when a value of the envelope changes and can still be read."""
+
+
+def test_no_byte_of_a_certificate_changes_unnoticed_and_the_link_that_broke_is_named(
+    issued: Paper,
+) -> None:
     data = issued.file()
     given = Given(issued.chain[0].public_key)
-    for place in range(len(data)):
-        damaged = bytearray(data)
+    links = [{"envelope"} for _ in data]
+    for name, named in VALUES.items():
+        start = data.index(f'"{name}":"'.encode()) + len(name) + 4
+        for place in range(start, data.index(b'"', start)):
+            links[place] = named | {"envelope"}
+    for place, named in enumerate(links):
+        for mask in (1 << place % 8, 0xFF):
+            damaged = bytearray(data)
+            damaged[place] ^= mask
+            found = broken(verified(bytes(damaged), given))
+            assert named & set(found), (place, mask)
+            assert all(found.values()), "each says why"
+
+
+def test_no_byte_of_what_it_says_changes_unnoticed(issued: Paper) -> None:
+    envelope, given = json.loads(issued.file()), Given(issued.chain[0].public_key)
+    content = base64.b64decode(envelope["payload"])
+    for place in range(len(content)):
+        damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
-        assert broken(verified(bytes(damaged), given)), place
+        changed = envelope | {"payload": base64.b64encode(damaged).decode()}
+        found = broken(verified(canonical(changed), given))
+        assert {"statement", "signature"} & set(found), place
+
+
+def test_no_byte_of_its_row_proof_or_head_changes_unnoticed_though_the_issuer_signs_it(
+    issued: Paper,
+) -> None:
+    """An issuer who rewrote the log has no proof under a head that somebody else has kept."""
+    content = base64.b64decode(json.loads(issued.file())["payload"])
+    start = content.index(b'"log":{')
+    end = content.index(b',"method":')
+    given = Given(issued.chain[0].public_key)
+    for place in range(start, end):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        forged = canonical(issued.chain[-1].sign(PAYLOAD_TYPE, bytes(damaged)))
+        found = broken(verified(forged, given))
+        assert {"statement", "inclusion", "tree head"} & set(found), place
+        assert not {"envelope", "signature", "key"} & set(found), place
 
 
 def test_damage_is_named_by_the_link_that_broke(issued: Paper) -> None:
@@ -131,6 +182,37 @@ def test_an_old_certificate_stays_valid_for_its_key_and_says_why_a_later_one_can
     assert "when the certificate was issued, or an earlier one" in found["key"]
 
 
+def test_a_certificate_by_a_key_that_was_retired_or_that_nobody_introduced_says_so() -> None:
+    """The successions that it holds lead to another key than the one that signed."""
+    old, new, stranger = (new_signer() for _ in range(3))
+    honest = paper([old, new])
+    retired = Paper([old], honest.predicate).file()
+    for key in (old, new):
+        found = broken(verified(retired, Given(key.public_key)))
+        assert set(found) == {"signature"}
+        assert (
+            f"signed with key '{old.key_id}', which is not one to be accepted" in found["signature"]
+        )
+    keys = honest.predicate.issuer.keys
+    posing = Issuer(key_id=old.key_id, keys=keys)
+    found = broken(
+        verified(Paper([old], honest.predicate).file(issuer=posing), Given(old.public_key))
+    )
+    assert "is not the last of the succession" in found["key"]
+    unknown = paper([stranger])
+    made_up = Issuer(
+        key_id=stranger.key_id,
+        keys=[
+            *keys,
+            unknown.predicate.issuer.keys[0].model_copy(
+                update={"introduced_by": keys[1].introduced_by}
+            ),
+        ],
+    )
+    found = broken(verified(unknown.file(issuer=made_up), Given(old.public_key)))
+    assert f"the succession from key {new.key_id} to key {stranger.key_id}" in found["key"]
+
+
 def test_a_head_signed_by_the_key_before_counts() -> None:
     chain = [new_signer() for _ in range(2)]
     late = paper(chain, head_signer=chain[0])
@@ -158,37 +240,61 @@ def test_a_head_or_row_that_the_issuer_made_up_is_found_out(issued: Paper) -> No
     assert set(broken(verified(issued.file(log=incomplete), Given(key)))) == {"inclusion"}
 
 
-def test_no_byte_of_a_row_changes_unnoticed(issued: Paper) -> None:
-    shown_row = shown(rows())[2]
-    data = json.dumps([shown_row]).encode()
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_no_byte_of_a_row_changes_unnoticed_and_the_row_is_named(issued: Paper, index: int) -> None:
+    """Its columns, its place, its hash and its proof; the certificate's own row and others."""
+    log = shown(rows())
+    given = partial(Given, issued.chain[0].public_key)
+    data = json.dumps(log[index], separators=(",", ":")).encode()
     for place in range(len(data)):
         damaged = bytearray(data)
-        damaged[place] ^= 1
+        damaged[place] ^= 1 << place % 8
         try:
-            found = json.loads(damaged)
+            row = json.loads(damaged)
         except ValueError:
-            continue  # no reader takes this for rows
-        given = Given(issued.chain[0].public_key, rows=found if isinstance(found, list) else [1])
-        assert found == [shown_row] or "log rows" in broken(verified(issued.file(), given)), place
+            continue  # no reader takes this for a row
+        found = broken(verified(issued.file(), given(rows=[*log[:index], row, *log[index + 1 :]])))
+        assert set(found) == {"log rows"}, place
+        if isinstance(row, dict) and row.get("seq") == index + 1:
+            assert re.match(rf"row {index + 1}\b", found["log rows"]), (place, found)
+
+
+@pytest.mark.parametrize("member", [*ROW_MEMBERS, "sealed", "position", "leaf_hash", "path"])
+def test_every_column_of_a_row_is_held_to_what_was_sealed(issued: Paper, member: str) -> None:
+    log = shown(rows())
+    others: list[Any] = [None, True, False, 0, 1, 99, "", "x", [], ["00"], {}, {"number": 1}]
+    for index, row in enumerate(log):
+        for other in others:
+            if other == row[member] and type(other) is type(row[member]):
+                continue
+            changed = [*log[:index], row | {member: other}, *log[index + 1 :]]
+            assert "log rows" in broken(verified(issued.file(), Given(rows=changed))), (row, other)
+        without = {name: value for name, value in row.items() if name != member}
+        changed = [*log[:index], without, *log[index + 1 :]]
+        assert "log rows" in broken(verified(issued.file(), Given(rows=changed))), row
 
 
 def test_rows_are_told_apart_and_the_certificates_own_must_be_among_them(issued: Paper) -> None:
     log = shown(rows())
-    changed = [log[0] | {"detail": {"number": 7}}, *log[1:]]
-    found = broken(verified(issued.file(), Given(rows=changed)))
-    assert found == {"log rows": "row 1: its content does not have the leaf hash beside it"}
-    without = broken(verified(issued.file(), Given(rows=log[:2])))
-    assert "row 3" in without["log rows"]
-    elsewhere = [log[2] | {"position": 1}]
-    assert "not the one" in broken(verified(issued.file(), Given(rows=elsewhere)))["log rows"]
-    unsealed = {"sealed": False, "leaf_hash": None}
-    told = verified(issued.file(), Given(rows=[*log[:3], log[3] | unsealed]))
-    assert "3 rows have their leaf hashes" in told[-1].message
-    assert "1 were not sealed yet" in told[-1].message
-    hidden = broken(verified(issued.file(), Given(rows=[log[2] | unsealed])))
-    assert "not among the sealed" in hidden["log rows"]
-    for nothing in ([None], [{}], [[]]):
-        assert "log rows" in broken(verified(issued.file(), Given(rows=nothing)))
+
+    def said(*given: Any) -> str:
+        return broken(verified(issued.file(), Given(rows=list(given)))).get("log rows", "")
+
+    assert not said(*log)
+    changed = log[0] | {"detail": {"number": 7}}
+    assert said(changed, *log[1:]) == "row 1: its content does not have the leaf hash beside it"
+    assert "row 3, which" in said(*log[:2])
+    assert "row 3 is not the one" in said(log[2] | {"position": 1})
+    assert "row 1: its place is not proven" in said(log[0] | {"position": 1}, *log[1:])
+    swapped = log[0] | {"path": log[1]["path"]}
+    assert "row 1: its place is not proven" in said(swapped, *log[1:])
+    loud = log[0] | {"path": [each.upper() for each in log[0]["path"]]}
+    assert "not written as" in said(loud, *log[1:])
+    assert "there is no proof beside it" in said(*log[:3], log[3] | {"path": None})
+    assert "row 4 is not as" in said(*log[:3], log[3] | {"sealed": False})
+    assert "row 4 is not as" in said(*log[:3], log[3] | {"more": 1})
+    for nothing in (None, {}, []):
+        assert said(nothing)
 
 
 @pytest.mark.parametrize("name", ["base", "result"])

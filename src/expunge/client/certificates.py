@@ -1,15 +1,20 @@
 """The calls about certificates and run manifests: papers that are checked without the service."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable
 
 import httpx
 
-from expunge.client.calls import Calls, get
+from expunge.client.calls import Calls, get, pages
+from expunge.client.log import LogRow
 from expunge.client.problems import ProblemError
 from expunge.client.transport import Body
+from expunge.evidence.certificate import Statement
+from expunge.evidence.heads import Head
 from expunge.evidence.manifest import Manifest
+from expunge.evidence.signing import unverified
 
 NOT_SEALED = "log-not-sealed"
 SEALING_SECONDS = 30.0
@@ -36,6 +41,15 @@ class CertificateCalls(Calls):
         return _sealed(
             lambda: self._transport.send("POST", path, Body(), headers=headers, repeatable=True)
         )
+
+    def certified_rows(self, request_id: str, certificate: bytes) -> list[LogRow]:
+        """What the log says of the request, each row proven under the tree head of its certificate."""
+        told = Statement.model_validate_json(unverified(json.loads(certificate))).predicate
+        size = Head.parse(unverified(told.log.head)).size
+        rows = pages(
+            self._transport, "/log", LogRow.model_validate, {"subject": request_id, "size": size}
+        )
+        return [row for row in rows if row.path is not None]
 
     def manifest(self, job_id: str) -> Manifest:
         """All that decided what a job's run gave, for whoever is to repeat it."""

@@ -27,6 +27,8 @@ Found = tuple[str, Any]
 """Of a link that holds: what it is in words, and what was found by following it."""
 COMPLETED = "completed"
 """The log's event of a request that was carried out."""
+SHOWN = {*ROW_MEMBERS, "leaf_hash", "path", "position", "sealed"}
+"""Members of a row as the service shows it to its party."""
 
 
 class Broken(ValueError):
@@ -51,7 +53,7 @@ class Given:
     checkpoint_sha256: str | None = None
     """Hexadecimal, of a file that is said to be one of the certificate's checkpoints."""
     rows: Sequence[Any] | None = None
-    """Rows of the log as the service shows them to their party."""
+    """Rows of the log as the service shows them to their party, proven under the certificate's tree head."""
     audit: Any = None
     """An audit as the service told it, with its report."""
 
@@ -151,36 +153,67 @@ def _tree_head(told: Predicate) -> Found:
 def _inclusion(told: Predicate) -> Found:
     try:
         head = heads.Head.parse(unverified(told.log.head))
-        path = [bytes.fromhex(each) for each in told.log.inclusion]
     except ValueError as error:
-        raise Broken(f"the proof cannot be read: {error}") from error
-    if any(len(each) != HASH_BYTES for each in path):
-        raise Broken(f"a hash of the proof is not {HASH_BYTES} bytes long")
+        raise Broken(f"the tree head cannot be read: {error}") from error
+    path = _hashes(told.log.inclusion)
     check_inclusion(_leaf(told.log.row), told.log.position, head.size, path, head.root_hash)
     return f"row {told.log.row['seq']} is leaf {told.log.position} of that log", True
 
 
 def _rows(told: Predicate, rows: Sequence[Any]) -> Found:
-    """Each against the leaf hash beside it; the certificate's own against the certificate."""
+    """Each against the leaf hash and the proof beside it; the certificate's own against the certificate."""
     own = told.log.row.get("seq")
-    seen, waiting = False, 0
+    seen = False
     for row in rows:
         if not isinstance(row, Mapping):
             raise Broken("the rows are not a list of JSON objects, one for each row of the log")
-        leaf, seq = _leaf(row), row.get("seq")
-        if row.get("sealed") is False and row.get("leaf_hash") is None:
-            waiting += 1
-            continue
-        if row.get("leaf_hash") != leaf.hex():
+        leaf, seq = _leaf(row), row["seq"]
+        if set(row) != SHOWN or row["sealed"] is not True:
+            raise Broken(f"row {seq!r} is not as the service shows sealed rows: {sorted(SHOWN)}")
+        if row["leaf_hash"] != leaf.hex():
             raise Broken(f"row {seq!r}: its content does not have the leaf hash beside it")
         if seq == own:
             seen = True
-            if leaf != _leaf(told.log.row) or row.get("position") != told.log.position:
+            if leaf != _leaf(told.log.row) or row["position"] != told.log.position:
                 raise Broken(f"row {seq!r} is not the one that the certificate holds")
+        try:
+            _proven(told, row, leaf)
+        except (Broken, BadProof) as error:
+            raise Broken(f"row {seq!r}: its place is not proven: {error}") from error
     if not seen:
-        raise Broken(f"row {own!r}, which the certificate is about, is not among the sealed ones")
-    found = f"{len(rows) - waiting} rows have their leaf hashes; {own!r} is the certificate's"
-    return found + (f"; {waiting} were not sealed yet" if waiting else ""), True
+        raise Broken(f"row {own!r}, which the certificate is about, is not among them")
+    return (
+        f"{len(rows)} rows are as they were sealed, in that log; {own!r} is the certificate's",
+        True,
+    )
+
+
+def _proven(told: Predicate, row: Mapping[str, Any], leaf: bytes) -> None:
+    """By the proof that the service gives of rows under the certificate's head."""
+    try:
+        head = heads.Head.parse(unverified(told.log.head))
+    except ValueError as error:
+        raise Broken(f"the certificate's tree head cannot be read: {error}") from error
+    if row["path"] is None:
+        raise Broken(
+            "there is no proof beside it, as there is where `expunge certificate` saved it"
+        )
+    if type(row["position"]) is not int:
+        raise Broken(f"{row['position']!r} is no position")
+    check_inclusion(leaf, row["position"], head.size, _hashes(row["path"]), head.root_hash)
+
+
+def _hashes(proof: Any) -> list[bytes]:
+    """The hashes of a proof, each in the one way in which the service writes it."""
+    try:
+        path = [bytes.fromhex(each) for each in proof]
+    except (TypeError, ValueError) as error:
+        raise Broken(f"the proof cannot be read: {error}") from error
+    if any(len(each) != HASH_BYTES for each in path):
+        raise Broken(f"a hash of the proof is not {HASH_BYTES} bytes long")
+    if [each.hex() for each in path] != list(proof):
+        raise Broken("a hash of the proof is not written as the service writes it")
+    return path
 
 
 def _checkpoint(told: Predicate, sha256: str) -> Found:

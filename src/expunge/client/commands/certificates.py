@@ -36,6 +36,12 @@ def certificate(
     renew: Annotated[
         bool, typer.Option("--renew", help="First write a further edition of what is the case now.")
     ] = False,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the log's rows about the request, with proofs, to this file."
+        ),
+    ] = None,
 ) -> None:
     """Get the certificate of a completed request: what was done, signed, for you to keep.
 
@@ -44,6 +50,9 @@ def certificate(
     if renew:
         session.client.renew_certificate(request)
     content = session.client.certificate(request, edition=edition)
+    if rows is not None:
+        found = session.client.certified_rows(request, content)
+        rows.write_text(json.dumps([each.model_dump(mode="json") for each in found], indent=1))
     if session.as_json:
         session.out.print(content.decode(), soft_wrap=True, highlight=False, markup=False)
         return
@@ -83,7 +92,7 @@ def verify(
         Path | None, typer.Option(help="A checkpoint file: is it one of the certificate's?")
     ] = None,
     rows: Annotated[
-        Path | None, typer.Option(help="Rows of the log, as `expunge log list --json` wrote them.")
+        Path | None, typer.Option(help="Rows of the log, as `certificate --rows` wrote them.")
     ] = None,
     report: Annotated[
         Path | None,
