@@ -20,18 +20,25 @@ from expunge.evidence.encoding import BadEncoding, Encoded, Inputs, Weights, pac
 from expunge.formats.digests import sha256_file
 from expunge.formats.home_views import View, write_views
 from expunge.formats.shards import Sample, make_sample, write_shard
+from expunge.formats.tensors import write_release
 from expunge.unlearning.audit import outputs, stream_outputs
-from expunge.unlearning.catalog import Architecture, EncoderSpec, SimCLR
-from expunge.unlearning.checkpoints import save
+from expunge.unlearning.catalog import Architecture, EncoderSpec, MoCo, SimCLR
+from expunge.unlearning.checkpoints import CheckpointMismatch, load, save
 from expunge.unlearning.data.image_set import ImageSet, load_for
 from expunge.unlearning.data.views import GivenViews
 from expunge.unlearning.frameworks import build
 from expunge.unlearning.spot_check import spot_check
 
 VIEWS, SEED = 3, 9
+ARCHITECTURE = Architecture(width=4)
+MOCO = EncoderSpec(
+    objective=MoCo(projector_dim=8, queue_size=16),
+    architecture=ARCHITECTURE,
+    image_size=16,
+)
 SIMCLR = EncoderSpec(
     objective=SimCLR(projector_hidden=16, projector_dim=8),
-    architecture=Architecture(width=4),
+    architecture=ARCHITECTURE,
     image_size=16,
 )
 
@@ -68,15 +75,17 @@ class Answer:
 
 @pytest.fixture
 def answer(tmp_path: Path) -> Callable[..., Answer]:
-    def make(*, claimed: int | None = None, own_views: bool = False) -> Answer:
+    def make(
+        *, claimed: int | None = None, own_views: bool = False, spec: EncoderSpec = SIMCLR
+    ) -> Answer:
         """`claimed`: seed of the weights that really answered instead of those that are named."""
         paths = [tmp_path / name for name in ("before", "after")]
         for seed, path in enumerate(paths):
-            save(build(SIMCLR, seed=seed), path)
+            save(build(spec, seed=seed), path)
         shard, tar = tmp_path / "shard.tar", tmp_path / "views.tar"
         write_shard(shard, samples(6))
-        images = load_for(SIMCLR, [shard])
-        learners = [build(SIMCLR, seed=seed if claimed is None else claimed) for seed in range(2)]
+        images = load_for(spec, [shard])
+        learners = [build(spec, seed=seed if claimed is None else claimed) for seed in range(2)]
         if own_views:
             levels = _of_own_views(learners, images, tar)
         else:
@@ -90,8 +99,8 @@ def answer(tmp_path: Path) -> Callable[..., Answer]:
         told = statement(
             encoding_id="enc_1",
             request_id="req_1",
-            before=Weights("ckp_1", f"sha256:{sha256_file(paths[0])}"),
-            after=Weights("ckp_2", f"sha256:{sha256_file(paths[1])}"),
+            before=_weights("ckp_1", paths[0]),
+            after=_weights("ckp_2", paths[1]),
             inputs=Inputs.registered(encoded.digests),
             encoded=encoded,
             data=pack(encoded),
@@ -101,6 +110,12 @@ def answer(tmp_path: Path) -> Callable[..., Answer]:
         return Answer(encoded, told, paths[0], paths[1], shard, tar)
 
     return make
+
+
+def _weights(name: str, path: Path) -> Weights:
+    release = path.with_suffix(".release")
+    write_release(path, release)
+    return Weights(name, *(f"sha256:{sha256_file(each)}" for each in (path, release)))
 
 
 def _of_own_views(learners: list[Any], images: ImageSet, tar: Path) -> dict[Level, Outputs]:
@@ -117,7 +132,7 @@ def _of_own_views(learners: list[Any], images: ImageSet, tar: Path) -> dict[Leve
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(data))) for _, data in views])
     tensor = torch.from_numpy(pixels.reshape(6, 2, 16, 16, 3)).permute(1, 0, 4, 2, 3)
     placed = replace(images, ids=torch.arange(6))
-    make = GivenViews(tensor, SIMCLR.mean, SIMCLR.std)
+    make = GivenViews(tensor, SIMCLR.mean, SIMCLR.std).several
     return stream_outputs(*learners, [placed], 6, views=2, device="cpu", make=make)
 
 
@@ -127,6 +142,28 @@ def test_honest_outputs_agree_on_both_sides(answer: Callable[..., Answer], side:
     found = honest.check(getattr(honest, side))
     assert (found.side, len(found.keys), found.agrees) == (side, 3, True)
     assert set(found.keys) <= set(honest.encoded.keys)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_the_file_that_is_released_will_do_where_training_needs_more(
+    answer: Callable[..., Answer], side: str
+) -> None:
+    for lie in (False, True):
+        moco = answer(spec=MOCO, claimed=5 if lie else None)
+        release = getattr(moco, side).with_suffix(".release")
+        found = moco.check(release)
+        assert (found.side, found.agrees) == (side, not lie)
+        with pytest.raises(CheckpointMismatch, match="missing key_encoder"):
+            load(release)
+
+
+def test_a_receipt_of_before_names_whole_files_only(answer: Callable[..., Answer]) -> None:
+    old = answer(spec=MOCO)
+    for side in ("before", "after"):
+        del old.statement[side]["release_digest"]
+    assert old.check(old.before).agrees
+    with pytest.raises(BadEncoding, match="neither of the two"):
+        old.check(old.before.with_suffix(".release"))
 
 
 def test_outputs_of_other_weights_do_not(answer: Callable[..., Answer]) -> None:

@@ -28,6 +28,13 @@ def test_a_view_depends_on_seed_id_and_number_alone() -> None:
     assert torch.equal(views(images, ids, 3), whole)
 
 
+def test_several_views_at_once_are_those_of_single_calls() -> None:
+    images = torch.randint(0, 256, (5, 3, 96, 96), dtype=torch.uint8)
+    ids, views = torch.arange(5), Views(96, IMAGENET_MEAN, IMAGENET_STD, seed=5)
+    single = torch.cat([views(images, ids, number) for number in (2, 0, 7)])
+    torch.testing.assert_close(views.several(images, ids, (2, 0, 7)), single)
+
+
 def test_seed_id_and_number_each_change_the_view() -> None:
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     one = torch.tensor([7])

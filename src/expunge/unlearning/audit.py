@@ -26,8 +26,8 @@ from expunge.unlearning.hardware import resolve_device
 from expunge.unlearning.metrics.features import measuring
 
 Floats = NDArray[np.float32]
-ViewMaker = Callable[[Tensor, Tensor, int], Tensor]
-"""From images, ids and a view's number to the normalised views, as `Views` makes them."""
+ViewMaker = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+"""From images, ids and numbers of views to the normalised views, as `Views.several` makes them."""
 
 DEFAULT_VIEWS = 10
 CPU_BATCH_IMAGES = 32
@@ -109,7 +109,7 @@ def stream_outputs(
         raise ValueError("the two encoders have different specifications")
     target = resolve_device(device)
     spec = before.spec
-    make = make or Views(spec.image_size, spec.mean, spec.std, seed=seed)
+    make = make or Views(spec.image_size, spec.mean, spec.std, seed=seed).several
     chosen = pair_samples(samples, seed)
     sides = [_Sides(learner) for learner in (before, after)]
     start = 0
@@ -194,7 +194,7 @@ def _batch_outputs(
     parts: list[dict[Level, list[Tensor]]] = [{} for _ in learners]
     for start in range(0, views, together):
         numbers = range(start, min(start + together, views))
-        seen = torch.cat([make(batch.images, batch.ids, view) for view in numbers])
+        seen = make(batch.images, batch.ids, numbers)
         shape = (len(numbers), len(batch), -1)
         encoded = pool.map(partial(_encoded, seen=seen, shape=shape), learners)
         for found, levels in zip(parts, encoded, strict=True):

@@ -34,12 +34,15 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators seeded and cuDNN deterministic inside, all as before outside."""
+    """Torch's generators of the CPU and this device seeded and cuDNN deterministic inside, all as before outside."""
     devices = [device] if device.type == "cuda" else []
     cudnn = torch.backends.cudnn
     before = (cudnn.deterministic, cudnn.benchmark)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: in a process that never uses CUDA it notes each call for later.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         cudnn.deterministic, cudnn.benchmark = True, False
         try:
             yield

@@ -123,9 +123,9 @@ class Encoders:
         spec = before.spec
         views = Views(spec.image_size, spec.mean, spec.std, seed=pair.seed)
 
-        def make(images: Tensor, ids: Tensor, view: int) -> Tensor:
+        def make(images: Tensor, ids: Tensor, numbers: Sequence[int]) -> Tensor:
             held.check()
-            return views(images, ids, view)
+            return views.several(images, ids, numbers)
 
         return stream_outputs(
             before,

@@ -106,7 +106,7 @@ class Encoder:
             len(chosen),
             views=plan.views,
             device=self._context.settings.device,
-            make=_given(pixels, spec),
+            make=_given(pixels, spec).several,
         )
 
     def _record(self, lease: Lease, plan: _Plan, encoded: Encoded, data: bytes) -> None:
@@ -201,8 +201,8 @@ def _statement(plan: _Plan, encoded: Encoded, data: bytes) -> dict[str, Any]:
     return evidence.statement(
         encoding_id=row.id,
         request_id=row.request_id,
-        before=Weights(row.before.id, row.before.digest),
-        after=Weights(row.after.id, row.after.digest),
+        before=Weights(row.before.id, row.before.digest, row.before.release_digest),
+        after=Weights(row.after.id, row.after.digest, row.after.release_digest),
         inputs=inputs,
         encoded=encoded,
         data=data,

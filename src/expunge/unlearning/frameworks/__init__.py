@@ -17,7 +17,7 @@ __all__ = ["BYOL", "CLIP", "Contrast", "Learner", "MoCo", "SimCLR", "Supervised"
 def build(spec: EncoderSpec, *, seed: int) -> Learner:
     """A learner with fresh weights that depend on `spec` and `seed` alone, on the CPU."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         match spec.objective:
             case catalog.SimCLR():
                 return SimCLR(spec, spec.objective)

@@ -26,15 +26,21 @@ BATCH_IMAGES = 512
 
 @contextmanager
 def measuring(learner: Learner, device: torch.device) -> Iterator[None]:
-    """The learner on `device` in eval mode, without gradients; back home and as it was after."""
+    """The learner on `device` in eval mode, without gradients; back home and as it was after.
+
+    One that is there in eval mode already is run as it is laid out.
+    """
     was_training, home = learner.training, next(learner.parameters()).device
-    learner.to(device).eval()
-    learner.to(memory_format=torch.channels_last)
+    ready = not was_training and home == device
+    if not ready:
+        learner.to(device).eval()
+        learner.to(memory_format=torch.channels_last)
     try:
         with torch.no_grad(), seeded(0, device):
             yield
     finally:
-        learner.to(home).train(was_training)
+        if not ready:
+            learner.to(home).train(was_training)
         if was_training:
             lay_out(learner, bn_splits=learner.bn_splits)
 
