@@ -246,7 +246,8 @@ def test_a_new_key_works_and_its_secret_is_shown_once(operator: User, url: str) 
     headers = {"Authorization": f"Bearer {key['secret']}"}
     me = httpx.get(f"{url}/me", headers=headers, trust_env=False).json()
     shown = {name: key[name] for name in ("id", "expires_at", "scopes")}
-    assert me == {"party": party, "key": shown}
+    storage = {"used_bytes": 0, "limit_bytes": 256 * 2**30}
+    assert me == {"party": party, "key": shown, "storage": storage}
     assert "secret" not in me["key"]
     assert party in operator.get("/parties", params={"limit": 200}).json()["items"]
     problem_of(operator.post("/parties", {"name": "Ada", "role": "auditor"}), 409, "conflict")

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from expunge.formats.digests import parse_content_digest
 from expunge.registry.errors import DigestMismatch, DomainError
+from expunge.registry.quota import ANY, Room
 
 BUFFER_BYTES = 2**20
 
@@ -78,18 +79,21 @@ def described_body(media_type: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def received(
-    request: Request, *, folder: Path, limit: int, sha256: str
+    request: Request, *, folder: Path, limit: int, sha256: str, room: Room = ANY
 ) -> AsyncIterator[Upload]:
     """The request's body as a temporary file of `folder`, which is removed at the end in every case.
 
     Raises:
         ContentTooLarge: more than `limit` bytes are announced or come.
+        QuotaExceeded: more than there is room for.
         DigestMismatch: the bytes do not have the digest `sha256`.
     """
     too_large = ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large
+    if announced.isdigit():
+        if int(announced) > limit:
+            raise too_large
+        room.require(int(announced))
     with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
         hashed = hashlib.sha256()
         size = 0
@@ -103,6 +107,7 @@ async def received(
             size += len(chunk)
             if size > limit:
                 raise too_large
+            room.require(size)
             buffer += chunk
             if len(buffer) >= BUFFER_BYTES:
                 await run_in_threadpool(take, bytes(buffer))

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from expunge.api.service import Service
 from expunge.api.uploads import Upload
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import TensorFileError, is_release, read_header, write_release
-from expunge.registry import checkpoints, drift, models, orphans, policies, visibility
+from expunge.registry import checkpoints, drift, models, orphans, policies, quota, visibility
 from expunge.registry.errors import InvalidCheckpoint
 from expunge.registry.lifecycles import CheckpointState
+from expunge.registry.objects import StoreUnavailable
+from expunge.registry.quota import Room
 from expunge.registry.tables import Checkpoint, Model, Party
 from expunge.unlearning.catalog import EncoderSpec
 
@@ -54,6 +57,12 @@ def look_up(
         return answer, EncoderSpec.model_validate(model.encoder)
 
 
+def room_for(service: Service, owner: Party) -> Room:
+    """How much a checkpoint may hold by the owner's quota."""
+    with service.sessions() as session:
+        return quota.room(session, owner.id, service.settings.stored_bytes_per_party)
+
+
 def store(
     service: Service, target: Target, encoder: EncoderSpec, upload: Upload
 ) -> schemas.Checkpoint:
@@ -61,9 +70,11 @@ def store(
 
     Raises:
         InvalidCheckpoint: it is no checkpoint, or of another encoder; nothing is stored.
+        QuotaExceeded: its owner would have more stored than allowed; nothing is left.
         StoreUnavailable: try again later.
         And what `checkpoints.add_upload` raises.
     """
+    room_for(service, target.owner).require(upload.size)
     with tempfile.TemporaryDirectory(dir=service.settings.work_dir, prefix="release-") as folder:
         try:
             _check_encoder(read_header(upload.path).metadata, encoder)
@@ -78,7 +89,23 @@ def store(
             release_digest=f"sha256:{released}",
             release_key=orphans.put(service.sessions, service.store, release, released),
         )
-    with service.sessions.begin() as session:
+    try:
+        return _recorded(service, target, weights)
+    except quota.QuotaExceeded:
+        with suppress(StoreUnavailable):  # A sweep removes them then.
+            keys = [weights.object_key, weights.release_key]
+            quota.discard(service.sessions, service.store, keys)
+        raise
+
+
+def _recorded(
+    service: Service, target: Target, weights: checkpoints.StoredWeights
+) -> schemas.Checkpoint:
+    limit = service.settings.stored_bytes_per_party
+    with (
+        service.sessions.begin() as session,
+        quota.kept(session, target.owner.id, limit),
+    ):
         row = checkpoints.add_upload(
             session,
             target.owner,

@@ -43,11 +43,19 @@ class KeyInfo(Resource):
     scopes: list[str]
 
 
+class Storage(Resource):
+    """What a party has stored of what it may store; a limit of None is none."""
+
+    used_bytes: int
+    limit_bytes: int | None = None
+
+
 class Me(Resource):
-    """Whose key this is."""
+    """Whose key this is, and what the party has stored."""
 
     party: Party
     key: KeyInfo
+    storage: Storage | None = None
 
 
 class Key(Resource):

@@ -19,6 +19,8 @@ from expunge.registry.tables import Dataset, DirectUpload, Party, PendingObject
 
 MAX_OPEN = 100
 """Of one data set, announced and neither completed nor expired."""
+MAX_OPEN_OF_OWNER = 500
+"""In all data sets of one owner."""
 KEPT = timedelta(days=1)
 """After its end an upload is still known, so that a repeated call gets its answer."""
 
@@ -81,17 +83,7 @@ def announce(
         return known
     dataset = datasets.owned(session, owner, dataset_id, lock=True)
     datasets.check_accepts_shards(dataset)
-    others = select(func.count()).where(
-        DirectUpload.dataset_id == dataset_id,
-        DirectUpload.samples.is_(None),
-        DirectUpload.expires_at > func.now(),
-    )
-    if (session.scalar(others) or 0) >= MAX_OPEN:
-        raise Conflict(
-            f"{MAX_OPEN} uploads to data set {dataset_id} are open; complete some, or wait until "
-            "they expire.",
-            allowed=MAX_OPEN,
-        )
+    _require_few_open(session, dataset)
     now = session.scalars(select(func.now())).one()
     upload = DirectUpload(
         id=upload_id,
@@ -106,6 +98,28 @@ def announce(
     session.add(PendingObject(key=key(upload), noted_at=upload.expires_at))
     session.flush()
     return upload
+
+
+def _require_few_open(session: Session, dataset: Dataset) -> None:
+    of_owner = (
+        select(func.count(), func.count().filter(DirectUpload.dataset_id == dataset.id))
+        .join(Dataset, Dataset.id == DirectUpload.dataset_id)
+        .where(
+            Dataset.owner_id == dataset.owner_id,
+            DirectUpload.samples.is_(None),
+            DirectUpload.expires_at > func.now(),
+        )
+    )
+    everywhere, here = session.execute(of_owner).one()
+    for number, limit, place in (
+        (here, MAX_OPEN, f"data set {dataset.id}"),
+        (everywhere, MAX_OPEN_OF_OWNER, "your data sets"),
+    ):
+        if number >= limit:
+            raise Conflict(
+                f"{limit} uploads to {place} are open; complete some, or wait until they expire.",
+                allowed=limit,
+            )
 
 
 def one(session: Session, owner: Party, dataset_id: str, upload_id: str) -> DirectUpload:

@@ -5,13 +5,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from expunge.api.auth import ModelOwner
+from expunge.api.auth import ModelOwner, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.problems import documented
 from expunge.api.schemas import checkpoints as checkpoint_schemas
@@ -22,7 +23,7 @@ from expunge.api.uploads import ContentTooLarge, Upload, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.api.weights import Target, is_checked, look_up, read, store
 from expunge.formats.digests import CHUNK_BYTES
-from expunge.registry import parts, visibility
+from expunge.registry import parts, quota, visibility
 from expunge.registry.errors import DigestMismatch
 from expunge.registry.objects import ObjectMissing, StoreUnavailable
 from expunge.registry.tables import Party
@@ -33,6 +34,8 @@ SHOWN = 100
 COMPLETED_AT_ONCE = 2
 """By one process: each reads a whole file, and the threads that answer other calls are not for that."""
 
+_of_parties: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+"""One at once for each party: it does not hold up all others."""
 _completing: RunVar[CapacityLimiter] = RunVar("completing files in parts")
 
 Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", examples=[schemas.EXAMPLE_SHA256])]
@@ -61,6 +64,7 @@ def announce_parts(
     file, seconds = body.parted(), settings.direct_upload_seconds
     with service.sessions.begin() as session:
         visibility.one(session, visibility.own_models(owner), model_id)
+        quota.room(session, owner.id, settings.stored_bytes_per_party).require(body.bytes)
         folder = parts.announce(session, owner, file, seconds=seconds)
     there = set(service.store.keys(folder.name))
     lacking = {part: size for part, size in file.sizes().items() if folder.key(part) not in there}
@@ -124,6 +128,7 @@ async def upload_part(
     "/models/{model_id}/checkpoints/complete",
     status_code=202,
     summary="Complete a checkpoint in parts",
+    dependencies=[Depends(place)],
     responses=when_waited(checkpoint_schemas.Checkpoint) | documented(403, 404, 409, 413),
 )
 async def complete_checkpoint(
@@ -144,9 +149,10 @@ async def complete_checkpoint(
     target = Target(owner, model_id, body.dataset_ids, idempotency_key)
     earlier, encoder = await run_in_threadpool(look_up, service, target, body.sha256)
     if earlier is None:
-        first = await to_thread.run_sync(
-            _complete, service, target, encoder, body.parted(), limiter=_limiter()
-        )
+        async with _of_parties.setdefault(owner.id, CapacityLimiter(1)):
+            first = await to_thread.run_sync(
+                _complete, service, target, encoder, body.parted(), limiter=_limiter()
+            )
     else:
         first = earlier
     answer = await until_final(first, lambda: read(service, owner, first.id), is_checked, wait)

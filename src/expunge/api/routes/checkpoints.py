@@ -20,10 +20,11 @@ from expunge.api.schemas.values import CheckpointPath, DatasetId, IdempotencyKey
 from expunge.api.service import CurrentService
 from expunge.api.uploads import AnnouncedDigest, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
-from expunge.api.weights import Target, is_checked, look_up, read, shown, store
+from expunge.api.weights import Target, is_checked, look_up, read, room_for, shown, store
 from expunge.registry import checkpoints, drift, policies, retention, visibility
 from expunge.registry.errors import Conflict
 from expunge.registry.lifecycles import CheckpointState
+from expunge.registry.quota import ANY
 from expunge.registry.tables import Checkpoint, Model
 
 TrainedOn = Annotated[
@@ -59,9 +60,15 @@ async def upload_checkpoint(
     """
     target = Target(owner, model_id, dataset_ids, idempotency_key)
     earlier, encoder = await run_in_threadpool(look_up, service, target, digest)
+    # A repeated call sends its file again, which is not stored again.
+    room = ANY if earlier else await run_in_threadpool(room_for, service, owner)
     settings = service.settings
     async with received(
-        request, folder=settings.work_dir, limit=settings.max_checkpoint_bytes, sha256=digest
+        request,
+        folder=settings.work_dir,
+        limit=settings.max_checkpoint_bytes,
+        sha256=digest,
+        room=room,
     ) as upload:
         if earlier is None:
             first = await run_in_threadpool(store, service, target, encoder, upload)

@@ -1,5 +1,6 @@
 """Data sets: open one, upload shards, seal it, let a model owner train on it."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
 from expunge.api.schemas.values import DatasetPath, IdempotencyKey, PartyPath
 from expunge.api.service import CurrentService, Service
-from expunge.api.shards import check_accepts, check_name, stored
+from expunge.api.shards import check_name, recorded, room_for, stored
 from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.registry import datasets, deletion, destruction, retention, visibility
@@ -113,10 +114,10 @@ async def upload_shard(
     shard name again replaces the shard while the data set is open or invalid.
     """
     check_name(name)
-    await run_in_threadpool(check_accepts, service, owner, dataset_id)
+    room = await run_in_threadpool(room_for, service, owner, dataset_id, name)
     settings = service.settings
     async with received(
-        request, folder=settings.work_dir, limit=settings.max_shard_bytes, sha256=digest
+        request, folder=settings.work_dir, limit=settings.max_shard_bytes, sha256=digest, room=room
     ) as upload:
         return await run_in_threadpool(_store_shard, service, owner, dataset_id, name, upload)
 
@@ -125,9 +126,9 @@ def _store_shard(
     service: Service, owner: Party, dataset_id: str, name: str, upload: Upload
 ) -> schemas.Shard:
     shard = stored(service, name, upload)
-    with service.sessions.begin() as session:
-        row = datasets.add_shard(session, owner, dataset_id, shard)
-    return schemas.Shard.of(row)
+    add = partial(datasets.add_shard, owner=owner, dataset_id=dataset_id, shard=shard)
+    recorded(service, owner, dataset_id, shard, add)
+    return schemas.Shard.of(shard)
 
 
 @router.post(

@@ -2,6 +2,7 @@
 
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -15,9 +16,9 @@ from expunge.api.problems import documented
 from expunge.api.schemas import datasets as schemas
 from expunge.api.schemas.values import DatasetPath, IdempotencyKey, UploadPath
 from expunge.api.service import CurrentService, Service
-from expunge.api.shards import check_accepts, check_name, stored
+from expunge.api.shards import check_name, recorded, room_for, stored
 from expunge.api.uploads import ContentTooLarge, Upload
-from expunge.registry import direct_uploads
+from expunge.registry import direct_uploads, quota
 from expunge.registry.datasets import StoredShard
 from expunge.registry.errors import DigestMismatch, Invalid
 from expunge.registry.objects import ObjectDamaged, ObjectMissing, StoreUnavailable, fetch
@@ -57,7 +58,10 @@ def announce_upload(
     limit = min(service.settings.max_shard_bytes, MAX_PUT_BYTES)
     if body.bytes > limit:
         raise ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)
-    with service.sessions.begin() as session:
+    with (
+        service.sessions.begin() as session,
+        quota.kept(session, owner.id, service.settings.stored_bytes_per_party),
+    ):
         upload = direct_uploads.announce(
             session,
             owner,
@@ -119,7 +123,7 @@ def _complete(service: Service, owner: Party, dataset_id: str, upload_id: str) -
     upload, answer = completed()
     if answer is not None:
         return answer
-    check_accepts(service, owner, dataset_id)
+    room_for(service, owner, dataset_id, upload.name)
     try:
         shard = _checked(service, upload)
     except direct_uploads.NothingReceived:
@@ -128,8 +132,14 @@ def _complete(service: Service, owner: Party, dataset_id: str, upload_id: str) -
         if answer is None:
             raise
         return answer
-    with service.sessions.begin() as session:
-        direct_uploads.record(session, owner, dataset_id, upload_id, shard)
+    record = partial(
+        direct_uploads.record,
+        owner=owner,
+        dataset_id=dataset_id,
+        upload_id=upload_id,
+        shard=shard,
+    )
+    recorded(service, owner, dataset_id, shard, record)
     with suppress(StoreUnavailable):  # A sweep removes it then.
         service.store.delete(direct_uploads.key(upload))
     return schemas.Shard.of(shard)

@@ -13,16 +13,26 @@ from expunge.api.problems import documented
 from expunge.api.schemas import parties as schemas
 from expunge.api.schemas.values import IdempotencyKey, KeyPath, PartyId, PartyPath
 from expunge.api.service import CurrentService
-from expunge.registry import parties, visibility
-from expunge.registry.tables import ApiKey
+from expunge.registry import parties, quota, visibility
+from expunge.registry.tables import ApiKey, Role
 
+STORING = (Role.DATA_OWNER, Role.MODEL_OWNER)
 router = APIRouter(tags=["parties"], route_class=JsonRoute)
 
 
 @router.get("/me", summary="Who am I?")
-def show_caller(caller: AnyCaller) -> schemas.Me:
-    """The party and the key of this call."""
-    return schemas.Me(party=schemas.Party.of(caller.party), key=schemas.UsedKey.of(caller.key))
+def show_caller(caller: AnyCaller, service: CurrentService) -> schemas.Me:
+    """The party and the key of this call, and what the party has stored of what it may store."""
+    storage = None
+    if caller.party.role in STORING:
+        with service.readings() as session:
+            room = quota.room(session, caller.party.id, service.settings.stored_bytes_per_party)
+        storage = schemas.Storage.of(room)
+    return schemas.Me(
+        party=schemas.Party.of(caller.party),
+        key=schemas.UsedKey.of(caller.key),
+        storage=storage,
+    )
 
 
 @router.post("/parties", status_code=201, summary="Add a party", responses=documented(403, 409))

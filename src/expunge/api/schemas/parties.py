@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.api.schemas.values import EXAMPLE_HEX, Body, Name, example
 from expunge.registry import parties, tables
+from expunge.registry.quota import Room
 from expunge.registry.tables import Role, Scope
 
 MAX_KEY_DAYS = 3650
@@ -157,8 +158,21 @@ class UsedKey(BaseModel):
         return cls(id=key.id, expires_at=key.expires_at, scopes=_scopes(key))
 
 
+class Storage(BaseModel):
+    """What a party has stored: shards, announced direct uploads, uploaded checkpoints."""
+
+    used_bytes: int
+    limit_bytes: int | None = Field(description="Null: there is none.")
+
+    @classmethod
+    def of(cls, room: Room) -> Self:
+        """As the quota counts it."""
+        return cls(used_bytes=room.used, limit_bytes=room.limit or None)
+
+
 class Me(BaseModel):
-    """Who calls, with which key."""
+    """Who calls, with which key, and how much of the storage is used."""
 
     party: Party
     key: UsedKey
+    storage: Storage | None = Field(description="Null for who stores nothing.")
