@@ -34,8 +34,8 @@ def statement(of: Encoded, data: bytes) -> dict[str, Any]:
     return encoding.statement(
         encoding_id="enc_1",
         request_id="req_1",
-        before=Weights("ckp_1", "sha256:1"),
-        after=Weights("ckp_2", "sha256:2"),
+        before=Weights("ckp_1", "sha256:1", "sha256:3"),
+        after=Weights("ckp_2", "sha256:2", "sha256:4"),
         inputs=Inputs.registered(of.digests)
         if of.seed is not None
         else Inputs(OWN_VIEWS, SAMPLES, "sha256:3"),

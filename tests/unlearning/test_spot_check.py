@@ -153,7 +153,7 @@ def test_the_file_that_is_released_will_do_where_training_needs_more(
         release = getattr(moco, side).with_suffix(".release")
         found = moco.check(release)
         assert (found.side, found.agrees) == (side, not lie)
-        with pytest.raises(CheckpointMismatch, match="missing key_encoder"):
+        with pytest.raises(CheckpointMismatch, match="missing: key_encoder"):
             load(release)
 
 

@@ -147,8 +147,13 @@ def test_the_receipt_names_weights_inputs_and_outputs_and_is_signed(house: House
     statement, envelope = row.receipt["statement"], row.receipt["envelope"]
     key = Signer.load(house.key).public_key
     assert json.loads(verify(envelope, [key], PAYLOAD_TYPE)) == statement
-    assert statement["before"] == {"checkpoint_id": row.before.id, "digest": row.before.digest}
-    assert statement["after"] == {"checkpoint_id": row.after.id, "digest": row.after.digest}
+    for side in ("before", "after"):
+        weights = getattr(row, side)
+        assert statement[side] == {
+            "checkpoint_id": weights.id,
+            "digest": weights.digest,
+            "release_digest": weights.release_digest,
+        }
     assert statement["before"]["digest"] == f"sha256:{sha256_file(house.file(row.before))}"
     assert statement["inputs"] == {
         "kind": "registered-samples",

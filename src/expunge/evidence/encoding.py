@@ -55,10 +55,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint by its id and the digest that the service committed to."""
+    """A checkpoint by its id and the digests that the service committed to."""
 
     checkpoint_id: str
     digest: str
+    release_digest: str
+    """Of the part that may leave, which gives the same outputs."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ def statement(
         "type": STATEMENT_TYPE,
         "encoding_id": encoding_id,
         "request_id": request_id,
-        "before": {"checkpoint_id": before.checkpoint_id, "digest": before.digest},
-        "after": {"checkpoint_id": after.checkpoint_id, "digest": after.digest},
+        "before": asdict(before),
+        "after": asdict(after),
         "inputs": asdict(inputs),
         "views": encoded.views,
         "seed": _text(encoded.seed),

@@ -15,7 +15,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from expunge.formats.tensors import TensorFile, TensorFileError, read_header
+from expunge.formats.tensors import (
+    RELEASED_PREFIXES,
+    TensorFile,
+    TensorFileError,
+    read_header,
+)
 from expunge.unlearning.catalog import EncoderSpec
 from expunge.unlearning.frameworks import Learner, build
 
@@ -84,14 +89,20 @@ def read_spec(path: Path) -> EncoderSpec:
         raise CheckpointMismatch(f"header holds no valid encoder specification: {error}") from error
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Learner:
+def load(path: Path, device: torch.device | str = "cpu", *, released: bool = False) -> Learner:
     """The learner of a checkpoint, in eval mode, on `device`.
+
+    released: the file is the part that may leave; whatever else the learner has stays as it was
+    built, so it answers as the whole does and must not be trained.
 
     Raises CheckpointMismatch naming the tensors that are missing, unexpected, misshapen, of
     another type or not finite.
     """
     learner = build(read_spec(path), seed=0)
     expected = learner.state_dict()
+    if released:
+        leaving = {name for name in expected if name.startswith(RELEASED_PREFIXES)}
+        expected = {name: expected[name] for name in leaving}
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         found = {
@@ -102,7 +113,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Learner:
         _refuse_misfits(expected, found)
         tensors = {name: file.get_tensor(name) for name in sorted(names)}
     _refuse_values(tensors)
-    learner.load_state_dict(tensors)
+    learner.load_state_dict(tensors, strict=not released)
     return learner.to(device).eval()
 
 
