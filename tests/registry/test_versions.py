@@ -53,6 +53,15 @@ def test_one_that_does_not_say_so_does_not(migrated: Engine, tmp_path: Path) -> 
     assert not fits(migrated)
 
 
+def test_looking_leaves_no_lines_in_the_log(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every process looks each second."""
+    with caplog.at_level("DEBUG"):
+        assert fits(engine)
+    assert caplog.records == []
+
+
 def test_an_older_schema_does_not(migrated: Engine) -> None:
     command.downgrade(configuration(text_of(migrated.url)), "-1")
     assert not fits(migrated)
