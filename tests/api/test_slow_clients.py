@@ -1,13 +1,16 @@
 """Callers who take for ever: their bodies, heads and connections end, and others are served meanwhile."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 
 import httpx
 import pytest
 from tests.api.conftest import User, left_behind
+from tests.api.test_hardening import PROTECTING
 
 from expunge.api import connections
 from expunge.api.connections import BoundedProtocol
@@ -194,7 +197,85 @@ class TestHeads:
     def test_a_head_without_end_is_refused(self, url: str) -> None:
         with connected(url) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"a" * 2**17)
-            assert answer(connection)[:13] in (b"HTTP/1.1 400 ", b"")
+            assert answer(connection)[:13] in (b"HTTP/1.1 431 ", b"")
+
+
+KEY = "xpk_that-nobody-should-read-in-a-log"
+REFUSED = {
+    b"GET /healthz HTTP/1.1\r\nHost: test\r\nX: " + b"a" * 65_000: (431, "headers-too-large"),
+    b"GET /healthz HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip\r\n\r\n": (
+        501,
+        "not-implemented",
+    ),
+    b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n": (400, "bad-request"),
+    b"GET /healthz HTTP/1.1\r\n\r\n": (400, "bad-request"),
+    f"GET /me HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\0\r\n\r\n".encode(): (
+        400,
+        "bad-request",
+    ),
+}
+
+
+class TestNoHttp:
+    """What the parser refuses, the application never sees: it is answered, counted and logged all the same."""
+
+    @pytest.mark.parametrize("sent", REFUSED)
+    def test_it_is_a_problem_with_every_protecting_header(
+        self, url: str, operator: User, sent: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        status, slug = REFUSED[sent]
+        before = counted(operator, status)
+        with connected(url) as connection:
+            connection.sendall(sent)
+            told = HTTPResponse(connection)
+            told.begin()
+            problem = json.loads(told.read())
+            assert connection.recv(1) == b"", "and the connection is closed"
+        assert (told.status, problem["status"]) == (status, status)
+        assert problem["type"] == f"urn:expunge:problem:{slug}"
+        assert told.headers["content-type"] == "application/problem+json"
+        assert PROTECTING.items() <= {k.lower(): v for k, v in told.headers.items()}.items()
+        assert counted(operator, status) == before + 1
+        lines = [each.msg for each in caplog.records if isinstance(each.msg, dict)]
+        assert any(each.get("path", "") is None and each["status"] == status for each in lines)
+        assert KEY not in caplog.text
+        assert KEY not in json.dumps(problem)
+
+    def test_a_body_that_is_no_http_ends_its_call(
+        self, url: str, data_owner: User, settings: Settings
+    ) -> None:
+        path = f"/datasets/{data_owner.open_dataset()}/shards/a.tar"
+        with connected(url) as connection:
+            chunked = {"Transfer_Encoding": "chunked", "Content_Digest": DIGEST}
+            connection.sendall(head("PUT", path, data_owner, **chunked) + b"3\r\nabc\r\n")
+            while not left_behind(settings):
+                time.sleep(0.01)
+            connection.sendall(b"no length\r\n")
+            assert connection.recv(64).startswith(b"HTTP/1.1 400 ")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while left_behind(settings):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    @pytest.mark.usefixtures("impatient")
+    def test_a_connection_that_is_cut_is_counted(self, url: str, operator: User) -> None:
+        def cut() -> float:
+            return sample(operator, 'expunge_http_connections_cut_total{reason="slow-head"}')
+
+        before = cut()
+        with connected(url) as connection:
+            assert answer(connection) == b""
+        assert cut() >= before + 1
+
+
+def counted(operator: User, status: int) -> float:
+    labels = f'{{method="other",route="other",status="{status}"}}'
+    return sample(operator, f"expunge_http_requests_total{labels}")
+
+
+def sample(operator: User, name: str) -> float:
+    lines = operator.get("/metrics").text.splitlines()
+    return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith(name))
 
 
 def test_while_many_are_slow_others_are_served(url: str, data_owner: User) -> None:

@@ -52,7 +52,7 @@ class Hardening:
 
         async def send_hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _completed(message.get("headers", ()), scope)
+                message["headers"] = completed(message.get("headers", ()), scope)
             await send(message)
 
         if len(scope["headers"]) > MAX_HEADERS:
@@ -89,7 +89,8 @@ class Hardening:
         return patient
 
 
-def _completed(given: Any, scope: Scope) -> list[tuple[bytes, bytes]]:
+def completed(given: Any, scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, and those that protect whoever opens it in a browser."""
     headers = [*given, *HEADERS]
     names = {name.lower() for name, _ in given}
     headers += [each for each in DEFAULTS if each[0] not in names]

@@ -47,6 +47,12 @@ IN_PROGRESS = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+CUT = Counter(
+    "expunge_http_connections_cut",
+    "Connections that the service ended without an answer, or in the middle of one.",
+    ["reason"],
+    registry=REGISTRY,
+)
 CHECKS = Gauge(
     "expunge_check_ok",
     "Outcome of the newest look at what /readyz checks: 1 for ok.",
@@ -86,6 +92,11 @@ class Metering:
             CALLS.labels(method, route, status).inc()
             if status != NO_ANSWER:
                 SECONDS.labels(method, route).observe(seconds)
+
+
+def count_unrouted(status: int) -> None:
+    """Count an answer to what was no call, so that the application never saw it."""
+    CALLS.labels(OTHER, OTHER, str(status)).inc()
 
 
 def known_method(scope: Scope) -> str:
