@@ -196,7 +196,7 @@ def list_samples(
     "/datasets/{dataset_id}/grants",
     status_code=201,
     summary="Allow training",
-    responses=documented(403, 404),
+    responses=documented(403, 404, 409),
 )
 def create_grant(
     dataset_id: DatasetPath, body: schemas.NewGrant, owner: Owner, service: CurrentService
