@@ -1,7 +1,8 @@
 """Thousands of generated calls by every role to every route of the api: what was answered, and what was wrong.
 
 A real api process over a real PostgreSQL, a worker that seals data sets, audits and encodes, and two
-groups of parties that share nothing with each other. All calls are drawn from the seed.
+groups of parties that share nothing with each other. All calls are drawn from the seed, and sent in passes
+that are alike: the api's memory has to be flat over the later ones.
 
     PYTHONPATH=. python benchmarks/fuzz.py --name NAME [--seed 6]
 
@@ -30,7 +31,7 @@ import psutil
 import torch
 from tests.api.conftest import Past
 from tests.api.removed import quick_worker
-from tests.fuzzing.campaigns import Plan, run
+from tests.fuzzing.campaigns import Campaign, Plan
 from tests.fuzzing.files import known_to_schemathesis
 from tests.fuzzing.islands import World
 from tests.fuzzing.judging import Judge, table
@@ -43,14 +44,13 @@ from expunge.registry.migration import migrate
 from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.worker.sealer import Sealer
+from flatness import BOUND, Sample, trend
 from record import RESULTS, conditions
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
-SAMPLE_CALLS = 250
+SAMPLE_CALLS = 50
 """Between two looks at the api's memory."""
-GROWTH = 0.10
-"""Of the resident memory from the second to the last quarter of the calls: more is a leak."""
 MEGA = 1e6
 
 
@@ -62,7 +62,9 @@ def main() -> int:
     facts = conditions(
         torch.device("cpu"), load_before, hidden=[args.folder] if args.folder else []
     )
-    plan = Plan(args.seed, args.edges, args.draws, args.tokens, args.chains)
+    plan = Plan(
+        args.seed, args.edges, args.draws, args.tokens, args.chains, args.reads, args.passes
+    )
     with tempfile.TemporaryDirectory(prefix="expunge-fuzz-") as scratch:
         folder = Path(args.folder or scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def main() -> int:
     for finding in result["findings"]:
         print(f"{finding['count']} x {finding['kind']} at {finding['operation']}")
         print(finding["example"])
-    return 1 if result["findings"] or result["memory"]["growth"] > GROWTH else 0
+    return 1 if result["findings"] or not result["memory"]["flat"] else 0
 
 
 def _fuzzed(folder: Path, plan: Plan) -> dict[str, Any]:
@@ -103,15 +105,17 @@ def _fuzzed(folder: Path, plan: Plan) -> dict[str, Any]:
             world = World.build(past, f"http://{HOST}:{port}", plan.seed, seal)
             known_to_schemathesis(folder, plan.seed)
             sender = Sender(world, Judge(world), plan.seed)
-            samples: list[dict[str, float]] = []
+            samples: list[Sample] = []
 
             def look(count: int) -> None:
                 if count % SAMPLE_CALLS == 0:
                     seal()
-                    samples.append(_sample(api, count))
+                    samples.append(_sample(api, number, count))
 
             sender.on_sent = look
-            run(sender, plan)
+            campaign = Campaign(sender, plan)
+            for number in range(plan.passes):
+                campaign.run(number)
             world.close()
         engine.dispose()
     return _summary(plan, sender, samples)
@@ -143,28 +147,49 @@ def _api(given: dict[str, str], port: int, log: Path) -> Iterator[psutil.Process
         process.wait()
 
 
-def _sample(api: psutil.Process, count: int) -> dict[str, float]:
-    return {
-        "calls": count,
-        "megabytes": round(api.memory_info().rss / MEGA, 1),
-        "files": api.num_fds(),
-        "threads": api.num_threads(),
-    }
+def _sample(api: psutil.Process, number: int, calls: int) -> Sample:
+    found = api.memory_full_info()
+    return Sample(
+        number,
+        calls,
+        round(found.rss / MEGA, 1),
+        round(found.uss / MEGA, 1),
+        api.num_fds(),
+        api.num_threads(),
+    )
 
 
-def _summary(plan: Plan, sender: Sender, samples: list[dict[str, float]]) -> dict[str, Any]:
-    quarter = max(1, len(samples) // 4)
-    early = median(each["megabytes"] for each in samples[quarter : 2 * quarter] or samples)
-    late = median(each["megabytes"] for each in samples[-quarter:])
+def _summary(plan: Plan, sender: Sender, samples: list[Sample]) -> dict[str, Any]:
+    found = trend(samples)
     seconds, operation = sender.slowest
     return {
         "plan": asdict(plan),
         "calls": sender.sent,
         "unsendable": sender.unsendable,
         "slowest": {"seconds": round(seconds, 2), "operation": operation},
-        "memory": {"growth": round(late / early - 1, 4), "samples": samples},
+        "memory": {
+            "flat": found.is_flat,
+            "megabytes": round(found.megabytes, 1),
+            "slope": round(found.slope, 3),
+            "share": round(found.share, 5),
+            "passes": [_of_pass(number, samples) for number in range(plan.passes)],
+            "samples": [list(asdict(each).values()) for each in samples],
+        },
         "findings": [asdict(each) for each in sender.judge.findings.values()],
         "answers": table(sender.judge.answers),
+    }
+
+
+def _of_pass(number: int, samples: list[Sample]) -> dict[str, float]:
+    here = [each for each in samples if each.number == number]
+    return {
+        "calls": here[-1].calls,
+        "resident": round(median(each.resident for each in here), 1),
+        "own": round(median(each.own for each in here), 1),
+        "least": min(each.own for each in here),
+        "most": max(each.own for each in here),
+        "files": here[-1].files,
+        "threads": here[-1].threads,
     }
 
 
@@ -183,9 +208,12 @@ def _page(result: dict[str, Any]) -> str:
     ):
         callers.setdefault(name, Counter()).update(by_status)
     by_caller = [f"| {name} | {each.total()} | {_counts(each)} |" for name, each in callers.items()]
-    samples, memory = result["memory"]["samples"], result["memory"]
-    shown = samples[:: max(1, len(samples) // 10)] + samples[-1:]
-    flat = [f"| {s['calls']} | {s['megabytes']:g} | {s['files']} | {s['threads']} |" for s in shown]
+    memory = result["memory"]
+    passes = [
+        f"| {number} | {each['calls']} | {each['resident']:g} | {each['own']:g} | {each['least']:g} to "
+        f"{each['most']:g} | {each['files']} | {each['threads']} |"
+        for number, each in enumerate(memory["passes"], start=1)
+    ]
     wrong = [
         f"- {each['count']} × {each['kind']} at `{each['operation']}`"
         for each in result["findings"]
@@ -200,9 +228,13 @@ def _page(result: dict[str, Any]) -> str:
         "**Wrong answers** (server errors, hangs, broken connections, undocumented statuses and media "
         "types, bodies that do not fit their schema, anything that names what belongs to others): "
         + ("none.\n\n" if not wrong else "\n\n" + "\n".join(wrong) + "\n\n")
-        + f"**Memory of the api** grew by {memory['growth']:.1%} from the second to the last quarter.\n\n"
-        "| calls | MB | open files | threads |\n|---|---|---|---|\n"
-        + "\n".join(flat)
+        + f"**Memory of the api** is {'flat' if memory['flat'] else 'NOT flat'}: in the second half of "
+        f"{len(passes)} equal passes, its own memory (USS, median {memory['megabytes']:g} MB) changed by "
+        f"{memory['slope']:+.2f} MB ({memory['share']:+.2%}) in a thousand calls; at most {BOUND:.0%} is flat. "
+        f"(The median slope between any two of the samples, one every {SAMPLE_CALLS} calls.)\n\n"
+        "| pass | calls so far | RSS, MB, median | USS, MB, median | USS, from to | open files | threads |\n"
+        "|---|---|---|---|---|---|---|\n"
+        + "\n".join(passes)
         + "\n\n## By caller\n\n| caller | calls | answers |\n|---|---|---|\n"
         + "\n".join(by_caller)
         + "\n\n## By route\n\n| operation | calls | callers | answers |\n|---|---|---|---|\n"
@@ -219,10 +251,16 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, default=6)
-    parser.add_argument("--edges", type=int, default=3300)
-    parser.add_argument("--draws", type=int, default=10, help="cases of a route by a caller")
-    parser.add_argument("--tokens", type=int, default=1600, help="raw JSON bodies")
-    parser.add_argument("--chains", type=int, default=12, help="of each caller")
+    parser.add_argument("--passes", type=int, default=10, help="alike; at least 2")
+    parser.add_argument("--edges", type=int, default=250, help="boundary values in a pass")
+    parser.add_argument(
+        "--draws", type=int, default=1, help="cases of a route by a caller in a pass"
+    )
+    parser.add_argument("--tokens", type=int, default=120, help="raw JSON bodies in a pass")
+    parser.add_argument("--chains", type=int, default=2, help="of each caller in a pass")
+    parser.add_argument(
+        "--reads", type=int, default=2, help="callers who read all they can in a pass"
+    )
     parser.add_argument("--folder", help="keep the database, the objects and the api's log here")
     return parser.parse_args()
 

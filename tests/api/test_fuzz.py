@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 from tests.api.conftest import Past
 from tests.api.removed import quick_worker
-from tests.fuzzing.campaigns import Plan, run
+from tests.fuzzing.campaigns import Campaign, Plan
 from tests.fuzzing.files import known_to_schemathesis
 from tests.fuzzing.islands import World
 from tests.fuzzing.judging import Judge
@@ -18,7 +18,7 @@ from expunge.registry.settings import Settings
 from expunge.worker.sealer import Sealer
 
 CALLERS = ("owner-1", "model-owner-1", "auditor-1", "owner-2")
-PLAN = Plan(seed=6, edges=0, draws=1, tokens=40, chains=0, callers=CALLERS)
+PLAN = Plan(seed=6, edges=0, draws=1, tokens=40, chains=0, reads=0, callers=CALLERS)
 """A little of what `make fuzz` sends by the thousand."""
 
 
@@ -55,7 +55,7 @@ def test_no_generated_call_finds_a_fault(world: World, tmp_path: Path) -> None:
     known_to_schemathesis(tmp_path, PLAN.seed)
     judge = Judge(world)
     sender = Sender(world, judge, PLAN.seed)
-    run(sender, PLAN)
+    Campaign(sender, PLAN).run(0)
     assert [f"{each.kind}: {each.example}" for each in judge.findings.values()] == []
     statuses = {status for _, _, status in judge.answers}
     assert {200, 403, 404, 422} <= statuses
