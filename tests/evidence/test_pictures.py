@@ -209,7 +209,7 @@ def test_values_fit_their_cells(m: int) -> None:
 
 
 def test_without_a_band_the_chart_says_why() -> None:
-    assert "Band: means of 3 images that the model kept" in words_of(chart_of(3))
+    assert "Band: means of 3 images that were kept" in words_of(chart_of(3))
     assert "too few to draw 64 at a time" in words_of(chart_of(64))
     assert "no images of others to compare it with" in words_of(chart_of(3, others=0))
 

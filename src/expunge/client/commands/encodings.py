@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 OUTPUTS_FILE, RECEIPT_FILE = "outputs.npz", "receipt.json"
 
+PLACED = {
+    "forgetting_score": "forgetting score",
+    "negative_alignment_change": "change of alignment",
+}
+"""What own numbers are placed by, in words."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command that stands at the top."""
@@ -105,7 +111,10 @@ def audit_here(
         if negative is not None:
             session.out.print(f"  change of alignment {_shown(negative.change)}", highlight=False)
         for name, (low, high) in ((found.places or {}).get(level) or {}).items():
-            session.out.print(f"  [dim]{name}: p from {low:.3g} to {high:.3g}", highlight=False)
+            session.out.print(
+                f"  [dim]among kept images, by its {PLACED[name]}: p from {low:.3g} to {high:.3g}",
+                highlight=False,
+            )
     session.out.print(f"[bold]{found.sentence}")
     signed = (
         f"signed by {found.signed_by}"

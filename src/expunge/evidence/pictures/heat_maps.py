@@ -185,15 +185,15 @@ class _Drawing:
     def _note(self) -> str:
         some = ""
         if self.bundle.thumbnails is not None and len(self.bundle.keys) > MAX_THUMBNAILS:
-            some = " Some are shown."
+            some = " (some shown)"
         if self.level == "image_text":
             return (
-                "Each row is one of your images, each column a caption, highest forgetting score "
-                f"first.{some} The diagonal compares an image with its own caption."
+                f"Each row is one of your images{some}, each column a caption, highest forgetting "
+                "score first. The diagonal compares an image with its own caption."
             )
         return (
-            "Each row and each column is one of your images, highest forgetting score "
-            f"first.{some} The diagonal compares views of one image among themselves."
+            f"Each row and column is one of your images{some}, highest forgetting score first. "
+            "The diagonal compares views of one image among themselves."
         )
 
     def _paint(self, axes: Axes, matrix: Matrix, which: Which) -> None:

@@ -107,7 +107,8 @@ def report_html(
             sign=sign,
             headline=_of_one(headline) if report["n_own"] == 1 else headline,
             code=report["verdict"]["code"],
-            sentence=report["verdict"]["sentence"],
+            # The headline has said it already.
+            sentence=report["verdict"]["sentence"].removeprefix(f"{headline}. "),
             kind=KINDS[(audit or {}).get("purpose", "asked")],
             compared=_compared(report, audit or {}),
             conclusions=_conclusions(report),

@@ -160,7 +160,7 @@ class _Chart:
         if self.band is None:
             return f"{subject}. There are no images of others to compare it with."
         kept = "single images" if n == 1 else f"means of {n:,} images"
-        return f"{subject}. Band: {kept} that the model kept (95% of them; dark: half)."
+        return f"{subject}. Band: {kept} that were kept (95%; dark: half)."
 
     def _strip(self, width: float) -> float:
         return strip_thickness(len(self.scores), width, self.pixels, "below")
