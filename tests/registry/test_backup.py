@@ -177,9 +177,30 @@ class TestRestoring:
         service.backup()
         before = rows(service.engine, "datasets")
         service.store.delete(service.key_of(service.sets[0]))
-        assert backup.mend(service.engine, service.store, service.kept) == 1
+        assert backup.mend(service.engine, service.store, service.kept) == backup.Mended(1, [])
         assert list(orphans.check(service.sessions, service.store)) == []
         assert rows(service.engine, "datasets") == before
+
+    def test_what_rotted_in_the_folder_alone_is_no_loss_and_the_rest_comes_back_without_it(
+        self, service: Service, fresh: Engine, other_store: DirectoryStore
+    ) -> None:
+        service.backup()
+        kept = backup.Archive(service.kept)
+        rotten, lost = (service.key_of(each) for each in service.sets)
+        kept.path(rotten).write_bytes(b"rot")
+        service.store.delete(lost)
+        assert backup.mend(service.engine, service.store, service.kept) == backup.Mended(1, [])
+        with pytest.raises(BackupRefused, match=f"{rotten} .* --without-damaged"):
+            restored(service, fresh, other_store)
+        service.store.delete(lost)
+        service.store.delete(rotten)
+        found = backup.mend(service.engine, service.store, service.kept)
+        assert found == backup.Mended(1, [rotten])
+        came = restored(service, fresh, other_store, add_to_store=True, without_damaged=True)
+        assert came.damaged == [rotten]
+        assert set(other_store.keys()) == set(service.store.keys())
+        broken = list(orphans.check(sessions(fresh), other_store, deep=True))
+        assert [(each.key, each.problem) for each in broken] == [(rotten, "missing")]
 
 
 class TestRefusals:

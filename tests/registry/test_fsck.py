@@ -184,7 +184,7 @@ class TestCommandLine:
         (finding,) = (each for each in json.loads(found.stdout)["findings"] if each["broken"])
         assert (finding["check"], lost in finding["words"]) == ("objects", True)
         put = self.call("restore", str(service.kept), "--objects-only")
-        assert (put.exit_code, json.loads(put.stdout)) == (0, {"objects_put": 1})
+        assert (put.exit_code, json.loads(put.stdout)) == (0, {"objects_put": 1, "damaged": []})
         assert self.call("fsck", "--deep").exit_code == 0
 
     def test_fsck_is_given_the_time_that_large_databases_take(

@@ -102,6 +102,12 @@ def restore(
     add_to_store: Annotated[
         bool, typer.Option("--add-to-store", help="The store may hold objects, which stay.")
     ] = False,
+    without_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--without-damaged", help="Leave out objects that the folder has no more whole."
+        ),
+    ] = False,
     objects_only: Annotated[
         bool,
         typer.Option(
@@ -125,6 +131,7 @@ def restore(
             name=name,
             manifest_sha256=manifest_sha256,
             add_to_store=add_to_store,
+            without_damaged=without_damaged,
         )
     )
     operations.carry_out(operation)

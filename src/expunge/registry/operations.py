@@ -122,7 +122,12 @@ def _told_of(taken: Taken) -> dict[str, Any]:
 
 
 def restore(
-    folder: Path, *, name: str | None, manifest_sha256: str | None, add_to_store: bool
+    folder: Path,
+    *,
+    name: str | None,
+    manifest_sha256: str | None,
+    add_to_store: bool,
+    without_damaged: bool,
 ) -> int:
     """See `backup.restore`."""
     with _service() as (settings, engine, store):
@@ -133,18 +138,19 @@ def restore(
             name=name,
             manifest_sha256=manifest_sha256,
             add_to_store=add_to_store,
+            without_damaged=without_damaged,
             keep_days=settings.backup_retention_days,
         )
     _print(_told_of_restored(restored))
-    return 1 if restored.held or restored.manifest.missing else 0
+    return 1 if restored.held or restored.manifest.missing or restored.damaged else 0
 
 
 def put_back(folder: Path, *, name: str | None) -> int:
     """See `backup.mend`."""
     with _service() as (_, engine, store):
-        put = backups.mend(engine, store, folder, name=name)
-    _print({"objects_put": put})
-    return 0
+        mended = backups.mend(engine, store, folder, name=name)
+    _print({"objects_put": mended.put, "damaged": mended.damaged})
+    return 1 if mended.damaged else 0
 
 
 def _told_of_restored(restored: Restored) -> dict[str, Any]:
@@ -159,6 +165,7 @@ def _told_of_restored(restored: Restored) -> dict[str, Any]:
         "log": f"the log ends at row {size} of the sealed ones: tree heads of more rows that were "
         "published since are not in it, and whoever kept one can tell",
         "missing": [each.model_dump() for each in restored.manifest.missing],
+        "damaged": restored.damaged,
         "ended_since_but_needed": restored.held,
     }
 

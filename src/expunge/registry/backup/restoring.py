@@ -5,6 +5,7 @@ write nothing any more, and the jobs wait for a worker again. What has ended sin
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from alembic import command
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
-from expunge.formats.digests import sha256_file
 from expunge.registry import jobs, log, references
 from expunge.registry.backup import archive, endings, tables
 from expunge.registry.backup.archive import Archive, BackupRefused, LogEnd, Manifest
@@ -40,6 +40,22 @@ class Restored:
     """What had ended since and is there again, since something needs it: why, by its id."""
     put: int
     """Objects that the store did not have."""
+    damaged: list[str]
+    """Objects that the backup has no more as they were, and that were left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What was put back."""
+
+    put: int
+    """Objects that the store did not have, or not whole."""
+    damaged: list[str]
+    """Objects that the backup has no more as they were."""
+
+
+class _Damaged(Exception):
+    """The folder has an object no more as it was."""
 
 
 def restore(
@@ -50,13 +66,15 @@ def restore(
     name: str | None = None,
     manifest_sha256: str | None = None,
     add_to_store: bool = False,
+    without_damaged: bool = False,
     keep_days: float = 0,
 ) -> Restored:
     """Restore the backup of that name, the newest if none is named; nothing else may use the database meanwhile.
 
     The database must be empty, and the store as well unless `add_to_store`: what is there then stays,
-    and damaged objects are replaced. `keep_days` (0: no time is set) is what owners are told of how long
-    backups are kept, as in `take`.
+    and damaged objects are replaced. Objects that neither the folder nor the store has whole are left
+    out if `without_damaged`, else they are a reason to refuse. `keep_days` (0: no time is set) is what
+    owners are told of how long backups are kept, as in `take`.
 
     Raises:
         BackupRefused: it cannot be restored, and why; the database is as empty as before, unless the
@@ -74,36 +92,50 @@ def restore(
         raise BackupRefused(
             "the object store is not empty; take an empty one, or add to it with --add-to-store"
         )
-    put = sum(_put(kept, store, key) for key in kept.keys(name))
+    put, damaged = 0, []
+    for key in kept.keys(name):
+        try:
+            put += _put(kept, store, key)
+        except _Damaged as error:
+            if not without_damaged:
+                raise BackupRefused(
+                    f"{error}; restore another backup, or this one --without-damaged"
+                ) from error
+            damaged.append(key)
     _bring_schema(engine, manifest.revision)
     tables.load(engine, manifest.tables, kept.place(name) / archive.TABLES)
     if manifest.revision != newest():
         migrate(_url(engine))
     within = sessions(engine)
-    requeued = _fence(within, manifest, keep_days)
+    requeued = _fence(
+        within, manifest, {each.key for each in manifest.missing}.union(damaged), keep_days
+    )
     _check_log(engine, manifest.log)
-    return Restored(name, manifest, requeued, endings.again(within, ended), put)
+    return Restored(name, manifest, requeued, endings.again(within, ended), put, damaged)
 
 
-def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None = None) -> int:
-    """Put back, of the objects that rows name now, those that the store lost or that are damaged; how many.
+def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None = None) -> Mended:
+    """Put back, of the objects that rows name now, those that the store lost or that are damaged there.
 
     Rows stay as they are. Each object is read. One that ends in this moment is left to the next sweep.
 
     Raises:
-        BackupRefused: there is no such backup, or an object of it is damaged.
+        BackupRefused: there is no such backup.
         StoreUnavailable, OperationalError: do it again.
     """
     kept = Archive(folder)
     there = set(kept.keys(name or _newest(kept)))
-    within, put = sessions(engine), 0
+    within, put, damaged = sessions(engine), 0, []
     wanted = {key for key, _ in references.every(within)}
     for key in sorted(there & wanted):
         with within() as session:
             # Reading all of them takes hours, in which some may have ended.
             is_wanted = bool(references.named(session, [key]))
-        put += is_wanted and _put(kept, store, key)
-    return put
+        try:
+            put += is_wanted and _put(kept, store, key)
+        except _Damaged:
+            damaged.append(key)
+    return Mended(put, damaged)
 
 
 def _newest(kept: Archive) -> str:
@@ -130,17 +162,20 @@ def _check_backup(
 
 
 def _put(kept: Archive, store: ObjectStore, key: str) -> bool:
-    """Put one object where it was; whether the store did not have it."""
+    """Put one object where it was; whether the store did not have it whole.
+
+    Raises:
+        _Damaged: neither the folder nor the store has it.
+    """
     under, _, sha256 = key.rpartition("/")
-    path = kept.path(key)
-    if not path.is_file() or sha256_file(path) != sha256:
-        raise BackupRefused(f"object {key} of the backup is missing or damaged")
-    match _is_whole(store, key):
-        case True:
-            return False
-        case False:
-            store.delete(key)
-    store.put(path, sha256, under=under)
+    is_whole = _is_whole(store, key)
+    if is_whole:
+        return False
+    if not kept.is_whole(key):
+        raise _Damaged(f"object {key} of the backup is missing or damaged")
+    if is_whole is False:
+        store.delete(key)
+    store.put(kept.path(key), sha256, under=under)
     return True
 
 
@@ -170,9 +205,10 @@ def _url(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=False)
 
 
-def _fence(within: Sessions, manifest: Manifest, keep_days: float) -> list[str]:
-    """Take all leases away, announce anew what waits, and tell of it in the log."""
-    absent = {each.key for each in manifest.missing}
+def _fence(
+    within: Sessions, manifest: Manifest, absent: Collection[str], keep_days: float
+) -> list[str]:
+    """Take all leases away, announce anew what waits, and tell of it in the log; `absent` are keys of objects."""
     with within.begin() as session:
         requeued = jobs.take_back(session, reason=RESTORED)
         waiting = update(Job).where(Job.state == JobState.QUEUED)
