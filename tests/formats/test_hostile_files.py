@@ -22,7 +22,13 @@ from tests.formats.tars import DIGITS, archives, attributes, header, octal, padd
 from expunge.formats.archives import ShardError
 from expunge.formats.home_views import ViewError, index_views, read_views
 from expunge.formats.shards import decode_image, index_shard, iter_samples, make_sample, write_shard
-from expunge.formats.tensors import DTYPE_BYTES, TensorFileError, read_header, write_release
+from expunge.formats.tensors import (
+    DTYPE_BYTES,
+    MAX_HEADER_BYTES,
+    TensorFileError,
+    read_header,
+    write_release,
+)
 
 SIZE = 8
 SAMPLE = f"dst_{'a' * 32}/a"
@@ -255,6 +261,20 @@ class TestTensors:
         source = tmp_path / "file"
         source.write_bytes(struct.pack("<Q", len(text)) + text)
         read_as_tensors(source)
+
+    @pytest.mark.parametrize("part", [b"[],", b"{},", b'"ab",', b"1.5,"])
+    def test_a_header_of_many_small_things_takes_little_memory(
+        self, tmp_path: Path, part: bytes
+    ) -> None:
+        text = b"[" + part * ((MAX_HEADER_BYTES - 2) // len(part))
+        source = tmp_path / "file"
+        source.write_bytes(struct.pack("<Q", len(text)) + text)
+        tracemalloc.start()
+        with pytest.raises(TensorFileError):
+            read_header(source)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * MAX_HEADER_BYTES
 
     def test_names_that_stand_twice_are_refused(self, tmp_path: Path) -> None:
         one = b'"encoder.w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}'

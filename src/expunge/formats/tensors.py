@@ -12,6 +12,8 @@ from typing import Any
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 20_000
+MAX_MARKS = 20 * MAX_TENSORS
+"""Commas and opening brackets of a header; a tensor has some ten. A few bytes of text each become objects of many."""
 LENGTH_BYTES = 8
 COPY_BYTES = 2**20
 DTYPE_BYTES = {
@@ -51,6 +53,8 @@ def read_header(path: Path) -> TensorFile:
             raise TensorFileError("the announced header is longer than the file or the limit")
         try:
             header = _parsed(file.read(length))
+        except TensorFileError:
+            raise
         except (ValueError, RecursionError) as error:
             raise TensorFileError("the header is not JSON") from error
     if not isinstance(header, dict):
@@ -66,6 +70,8 @@ def read_header(path: Path) -> TensorFile:
 
 def _parsed(text: bytes) -> Any:
     """The JSON that the library would read as well: UTF-8, no name twice, no half of a character."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
+        raise TensorFileError(f"the header says more than {MAX_TENSORS:,} tensors need")
     header = json.loads(text.decode(), object_pairs_hook=_object)
     json.dumps(header, ensure_ascii=False).encode()
     return header
