@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,53 +78,86 @@ class Relay:
         return sum(each == method and containing in path for each, path in self.asked)
 
 
+class _Between(BaseHTTPRequestHandler):
+    """Passes a request on to `target` and its answer back, unless `spoil` says otherwise."""
+
+    protocol_version = "HTTP/1.1"
+    target: str
+    found: Relay
+    spoil: Callable[[str, str], str | None]
+
+    def pass_on(self) -> None:
+        self.found.asked.append((self.command, self.path))
+        self.found.headers.append(dict(self.headers))
+        how = type(self).spoil(self.command, self.path)
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length // 2 if how == "reset" else length)
+        if how == "reset":
+            self.reset()
+            return
+        if how == "corrupt":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        status, headers, data = self.answer_of(how, body)
+        if how == "alter":
+            headers["x-amz-checksum-sha256"] = "another"
+        self.pass_back(how, status, headers, data)
+
+    def answer_of(self, how: str | None, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if how == "refuse":
+            return 503, {"Content-Type": "application/xml"}, xml("SlowDown")
+        if how in LATE:
+            return 200, {"Content-Type": "application/xml"}, LATE[how]
+        connection = http.client.HTTPConnection(self.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        found = answer.status, dict(answer.headers), answer.read()
+        connection.close()
+        return found
+
+    def pass_back(self, how: str | None, status: int, headers: dict[str, str], data: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                self.send_header(name, value)
+        size = headers.get("Content-Length", "0") if self.command == "HEAD" else len(data)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) * 2 // 3] if how in ("cut", "tear") else data)
+        if how == "tear":
+            self.reset()
+        self.close_connection = how is not None
+
+    def reset(self) -> None:
+        """End the connection as a machine does that has forgotten it."""
+        at_once = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.connection.close()
+        self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815 - the library's names
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Relay]:
     """In front of `server`; what `spoil` says of method and path.
 
-    "refuse" it, "cut" its answer, "alter" its digest, answer with an error or with "html" but the
-    status of a success ("fail late").
+    "refuse" it, "reset" the connection after half of its body, "corrupt" a byte of that, "cut" or
+    "tear" its answer (an end, or a reset), "alter" its digest, answer with an error or with "html" but
+    the status of a success ("fail late").
     """
-    target = server.removeprefix("http://")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def pass_on(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            found.asked.append((self.command, self.path))
-            found.headers.append(dict(self.headers))
-            how = spoil(self.command, self.path)
-            if how == "refuse":
-                status, headers, data = 503, {"Content-Type": "application/xml"}, xml("SlowDown")
-            elif how in LATE:
-                status, headers, data = 200, {"Content-Type": "application/xml"}, LATE[how]
-            else:
-                connection = http.client.HTTPConnection(target)
-                connection.request(self.command, self.path, body, dict(self.headers))
-                answer = connection.getresponse()
-                status, headers, data = answer.status, dict(answer.headers), answer.read()
-                connection.close()
-            if how == "alter":
-                headers["x-amz-checksum-sha256"] = "another"
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in ("content-length", "connection", "transfer-encoding"):
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else len(data)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data[: len(data) * 2 // 3] if how == "cut" else data)
-            self.close_connection = how is not None
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815 - the library's names
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    between = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Relay(f"http://127.0.0.1:{between.server_port}")
+    found = Relay("")
+    members = {
+        "target": server.removeprefix("http://"),
+        "spoil": staticmethod(spoil),
+        "found": found,
+    }
+    handler = type("Handler", (_Between,), members)
+    between = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    found.endpoint = f"http://127.0.0.1:{between.server_port}"
     thread = threading.Thread(target=between.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -4,8 +4,11 @@ import base64
 import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from minio import Minio
@@ -14,7 +17,14 @@ from moto.s3.models import s3_backends
 from tests.registry.s3 import BUCKET, client_of, relay, settings_of, working_server
 
 from expunge.formats.digests import sha256_file
-from expunge.registry.objects import PART_BYTES, ObjectMissing, S3Store, StoreUnavailable, fetch
+from expunge.registry.objects import (
+    PART_BYTES,
+    ObjectDamaged,
+    ObjectMissing,
+    S3Store,
+    StoreUnavailable,
+    fetch,
+)
 from expunge.registry.objects.multipart import MAX_PARTS, part_bytes
 
 MIB = 2**20
@@ -46,7 +56,7 @@ def large(tmp_path: Path) -> Path:
 
 def store_at(endpoint: str, **others: str) -> S3Store:
     settings = settings_of(f"s3://{BUCKET}", endpoint, **others)
-    return S3Store(settings, BUCKET, read_seconds=5, pause_seconds=0.01)
+    return S3Store(settings, BUCKET, pause_seconds=0.01)
 
 
 def left_over(client: Minio) -> int:
@@ -62,13 +72,14 @@ def test_parts_grow_with_the_file_so_that_there_are_never_too_many(size: int, ea
     assert size <= MAX_PARTS * each
 
 
+@pytest.mark.parametrize("how", ["refuse", "reset"])
 def test_a_part_that_fails_is_sent_again_and_no_other(
-    endpoint: str, client: Minio, large: Path
+    endpoint: str, client: Minio, large: Path, how: str
 ) -> None:
     refusals = iter(range(3))
 
     def spoil(_: str, path: str) -> str | None:
-        return "refuse" if "partNumber=2" in path and next(refusals, None) is not None else None
+        return how if "partNumber=2" in path and next(refusals, None) is not None else None
 
     with relay(endpoint, spoil) as between:
         store = store_at(between.endpoint)
@@ -118,12 +129,13 @@ def test_a_server_that_takes_no_part_is_not_asked_for_long(endpoint: str, large:
         assert between.count("PUT") in (1, 2), "the first part, perhaps once more"
 
 
-def test_a_download_goes_on_where_it_broke_off(endpoint: str, large: Path) -> None:
+@pytest.mark.parametrize("how", ["cut", "tear"])
+def test_a_download_goes_on_where_it_broke_off(endpoint: str, large: Path, how: str) -> None:
     store_at(endpoint).put(large, sha256_file(large))
     cuts = iter(range(2))
 
     def spoil(method: str, _: str) -> str | None:
-        return "cut" if method == "GET" and next(cuts, None) is not None else None
+        return how if method == "GET" and next(cuts, None) is not None else None
 
     with relay(endpoint, spoil) as between:
         key = f"sha256/{sha256_file(large)[:2]}/{sha256_file(large)}"
@@ -157,6 +169,34 @@ def test_what_was_changed_on_the_way_is_noticed(
     assert left_over(client) == 0
 
 
+def test_bytes_that_change_on_the_way_are_not_what_is_handed_out(
+    endpoint: str, tmp_path: Path
+) -> None:
+    """Servers that compare refuse them; from one that does not (moto's), what is read is compared."""
+    path = tmp_path / "file"
+    path.write_bytes(b"sent")
+    with relay(endpoint, lambda method, _: "corrupt" if method == "PUT" else None) as between:
+        store = store_at(between.endpoint)
+        try:
+            key = store.put(path, sha256_file(path))
+        except StoreUnavailable:
+            return
+        with pytest.raises(ObjectDamaged):
+            fetch(store, key, tmp_path / "copy")
+
+
+def test_what_is_signed_is_the_digest_of_the_body(endpoint: str, large: Path) -> None:
+    """Once computed, for the signature and for the server."""
+    with relay(endpoint, lambda *_: None) as between:
+        store_at(between.endpoint).put(large, sha256_file(large))
+        sent = [each for each in between.headers if "x-amz-checksum-sha256" in map(str.lower, each)]
+    lowered = [{name.lower(): value for name, value in each.items()} for each in sent]
+    assert len(lowered) == 3
+    for headers in lowered:
+        checksum = base64.b64decode(headers["x-amz-checksum-sha256"]).hex()
+        assert headers["x-amz-content-sha256"] == checksum
+
+
 def test_the_server_is_told_the_digest_of_what_it_gets(endpoint: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"sent")
@@ -177,6 +217,41 @@ def test_parts_that_a_killed_process_left_are_removed_once_they_are_old(
     assert left_over(client) == 1
     assert store.clean(-3600) == 1
     assert left_over(client) == 0
+
+
+PAGE = """<?xml version="1.0"?><ListMultipartUploadsResult><Bucket>expunge</Bucket>
+<IsTruncated>{truncated}</IsTruncated><NextKeyMarker>{last}</NextKeyMarker>
+<NextUploadIdMarker>1</NextUploadIdMarker><Upload><Key>{last}</Key><UploadId>1</UploadId>
+<Initiated>2026-01-01T00:00:00.000Z</Initiated></Upload></ListMultipartUploadsResult>"""
+
+
+def test_unfinished_uploads_are_listed_page_by_page() -> None:
+    """Moto's server has one page only."""
+    asked: list[str | None] = []
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            marker = parse_qs(urlsplit(self.path).query).get("key-marker", [None])[0]
+            asked.append(marker)
+            last = {None: "a", "a": "b", "b": "c"}[marker]
+            body = PAGE.format(truncated=str(last != "c").lower(), last=last).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        store = store_at(f"http://127.0.0.1:{server.server_port}")
+        found = [each.key for each in store._client.unfinished()]
+        server.shutdown()
+        thread.join()
+    assert found == ["a", "b", "c"]
+    assert asked == [None, "a", "b"]
 
 
 MEASURED = """

@@ -33,9 +33,15 @@ def part_bytes(size: int) -> int:
 
 
 def send_file(
-    client: S3Client, key: str, path: Path, headers: Mapping[str, str], *, pause_seconds: float
+    client: S3Client,
+    key: str,
+    path: Path,
+    headers: Mapping[str, str],
+    *,
+    pause_seconds: float,
+    finisher: S3Client,
 ) -> None:
-    """Store the file's bytes as one object.
+    """Store the file's bytes as one object; `finisher` waits longer, while parts are put together.
 
     Raises:
         StoreUnavailable: nothing is stored.
@@ -56,7 +62,7 @@ def send_file(
                 tries = 1 if number == 1 else PART_TRIES
                 parts.append(again(send, tries, pause_seconds))
             with reaching():
-                client.complete(key, upload_id, parts, size)
+                finisher.complete(key, upload_id, parts, size)
         except BaseException:
             # What cannot be aborted now, `S3Store.clean` or the bucket's lifecycle rule ends.
             with suppress(StoreUnavailable, S3Error), reaching():

@@ -16,6 +16,8 @@ from expunge.registry.settings import Settings
 
 READ_SECONDS = 30
 """Without a byte from the server."""
+FINISH_SECONDS = 600
+"""Likewise, while it puts the parts of an object together: some servers copy all of it before they answer."""
 RESUMED = 5
 """How often in a row a download goes on where it broke off without getting further."""
 
@@ -58,6 +60,9 @@ class S3Store:
         self._pause_seconds = pause_seconds
         self._encryption = _encryption_of(settings.s3_sse)
         self._client = S3Client(settings, bucket, settings.s3_endpoint, read_seconds=read_seconds)
+        self._finisher = S3Client(
+            settings, bucket, settings.s3_endpoint, read_seconds=max(read_seconds, FINISH_SECONDS)
+        )
         self._public = settings.s3_public_endpoint and S3Client(
             settings, bucket, settings.s3_public_endpoint, read_seconds=read_seconds
         )
@@ -70,7 +75,14 @@ class S3Store:
         except ObjectMissing:
             there = False
         if not there:
-            send_file(self._client, key, path, self._encryption, pause_seconds=self._pause_seconds)
+            send_file(
+                self._client,
+                key,
+                path,
+                self._encryption,
+                pause_seconds=self._pause_seconds,
+                finisher=self._finisher,
+            )
         return key
 
     def direct_put(self, key: str, size: int, sha256: str, seconds: float) -> DirectPut | None:
@@ -149,7 +161,7 @@ class S3Store:
         silent_since = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         try:
             with reaching():
-                uploads = self._client.unfinished()
+                uploads = list(self._client.unfinished())
         except (StoreUnavailable, S3Error) as error:
             if _code(error) in NOT_OFFERED:
                 return 0

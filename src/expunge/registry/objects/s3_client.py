@@ -182,13 +182,19 @@ class S3Client(Minio):
         """Have the server forget an upload in parts."""
         self._abort_multipart_upload(self._bucket, key, upload_id)
 
-    def unfinished(self) -> list[Unfinished]:
-        """Up to a thousand uploads in parts that have not ended."""
-        found = self._list_multipart_uploads(self._bucket)
-        return [
-            Unfinished(each.object_name, str(each.upload_id), each.initiated_time)
-            for each in found.uploads
-        ]
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Uploads in parts that have not ended, a page of the server's at a time.
+
+        Of a key with several of them across the end of a page the next call shows the rest.
+        """
+        marker: str | None = None
+        while True:
+            page = self._list_multipart_uploads(self._bucket, key_marker=marker)
+            for each in page.uploads:
+                yield Unfinished(each.object_name, str(each.upload_id), each.initiated_time)
+            if not (page.is_truncated and page.next_key_marker):
+                return
+            marker = page.next_key_marker
 
     def last_written(self, upload: Unfinished) -> datetime | None:
         """When the newest part of an upload arrived, or when it was begun."""
