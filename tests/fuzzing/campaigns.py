@@ -107,8 +107,9 @@ class Campaign:
         return [found[number::passes] for number in range(passes)]
 
     def _drawn(self, operation: APIOperation) -> Iterator[Case]:
-        """Cases of an operation, enough for all callers and passes; those that fit and those that do not in turn."""
-        count = self._plan.draws * self._plan.passes * len(self._callers)
+        """Cases of an operation without end; those that fit and those that do not in turn."""
+        # Once it is known who may not make it, some half of all callers make a call.
+        count = self._plan.draws * len(self._callers) * (1 + self._plan.passes) // 2
         if not count:
             return iter(())
         modes = [
@@ -118,7 +119,7 @@ class Campaign:
         for cases in modes:
             # Generators begin with what is small.
             self._rng.shuffle(cases)
-        # Where there are only few different ones, all passes send them.
+        # Where more are asked for, or there are only few different ones, some are sent again.
         return cycle([each for each in chain(*zip_longest(*modes)) if each is not None])
 
     def _send_draws(self, label: str) -> None:
