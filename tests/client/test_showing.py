@@ -220,14 +220,14 @@ def test_the_evidence_says_what_the_test_found_and_how_much_it_could(report: Aud
         "that the model kept which look at least as unusual; 0.01 or less counts as found."
     )
     assert "found with about 40% probability; about 250 images would give 90%." in power
-    assert "p = 0.3: no sign of it." in membership
+    assert "p = 0.3: not clearly." in membership
     assert report.power is not None
     assert report.membership is not None
     strong = report.power.model_copy(update={"power": 1.0, "samples_needed": 4})
     left = report.membership.model_copy(update={"p": 0.002})
     _, power, membership = evidence(report.model_copy(update={"power": strong, "membership": left}))
     assert power.endswith("found with over 99% probability.")
-    assert "p = 0.002: yes, a trace is left." in membership
+    assert "p = 0.002: yes." in membership
     bare = report.model_copy(update={"test": None, "power": None, "membership": None})
     assert evidence(bare) == []
 

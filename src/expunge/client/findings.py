@@ -59,7 +59,7 @@ def evidence(report: AuditReport) -> list[str]:
             f"{wanted}."
         )
     if (membership := report.membership) is not None:
-        seen = "yes, a trace is left" if membership.p <= TRACE_ALPHA else "no sign of it"
+        seen = "yes" if membership.p <= TRACE_ALPHA else "not clearly"
         sentences.append(
             "Do yours still look more familiar to the model than images that it never saw? "
             f"p = {probability(membership.p)}: {seen}."

@@ -55,8 +55,8 @@ POWER = (
 )
 ENOUGH = " About {samples:,} images would suffice for {target:.0%}."
 TRACE = {
-    True: "Even after the removal, your images look more familiar to the model than images that it "
-    "never saw.",
+    True: "Even after the removal, views of your images look more alike to the model than those of "
+    "images that it never saw, as views of images that it knows do.",
     False: "After the removal, your images do not look clearly more familiar to the model than "
     "images that it never saw.",
 }
