@@ -1,8 +1,9 @@
 """Which samples an audit looks at: draws that anybody can repeat, and what names them afterwards. Reads no image."""
 
-import hashlib
 import heapq
 from collections.abc import Iterable
+from hashlib import sha256
+from operator import itemgetter
 from typing import Protocol, TypeVar
 
 
@@ -29,16 +30,16 @@ def draw(samples: Iterable[Sample], count: int, seed: str) -> list[Sample]:
     Those whose SHA-256 of `<seed>:<image digest>:<key>` is smallest: the choice depends on nothing
     but seed and samples, and keeps `count` of them in memory, however many pass.
     """
-    ranked = ((_rank(sample, seed), place, sample) for place, sample in enumerate(samples))
-    chosen = heapq.nsmallest(count, ranked, key=lambda each: each[:2])
-    return [sample for _, _, sample in sorted(chosen, key=lambda each: each[1])]
-
-
-def _rank(sample: Drawable, seed: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{sample.sha256}:{sample.key}".encode()).digest()
+    # Places are all different: samples are never compared.
+    ranked = (
+        (sha256(f"{seed}:{sample.sha256}:{sample.key}".encode()).digest(), place, sample)
+        for place, sample in enumerate(samples)
+    )
+    chosen = heapq.nsmallest(count, ranked)
+    return [sample for _, _, sample in sorted(chosen, key=itemgetter(1))]
 
 
 def subset_digest(image_digests: Iterable[str]) -> str:
     """`sha256:<hex>` over the sorted hexadecimal image digests, each with a line feed."""
     lines = "".join(f"{digest}\n" for digest in sorted(image_digests))
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    return f"sha256:{sha256(lines.encode()).hexdigest()}"

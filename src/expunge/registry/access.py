@@ -12,7 +12,6 @@ from expunge.registry import log
 from expunge.registry.errors import DomainError, NotFound
 from expunge.registry.settings import Settings
 from expunge.registry.tables import (
-    Dataset,
     Delegation,
     DelegationDataset,
     Party,
@@ -33,6 +32,13 @@ class Reader(Protocol):
     @property
     def id(self) -> Any:
         """Of the party, or the parameter that takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A party of whom no more than its id has to be known."""
+
+    id: str
 
 
 class BudgetSpent(DomainError):
@@ -84,7 +90,7 @@ def delegated_datasets(auditor: Reader) -> Select[str]:
     )
 
 
-def open_to(session: Session, party: Party, request_id: str) -> Admission:
+def open_to(session: Session, party: Reader, request_id: str) -> Admission:
     """The request as the party may ask about it: all of an own one, else what is delegated.
 
     Raises:
@@ -107,7 +113,7 @@ def open_to(session: Session, party: Party, request_id: str) -> Admission:
     return Admission(request, [each for each in request.dataset_ids if each in allowed])
 
 
-def covers(session: Session, party: Party, request_id: str, dataset_ids: Iterable[str]) -> bool:
+def covers(session: Session, party: Reader, request_id: str, dataset_ids: Iterable[str]) -> bool:
     """Whether the party may ask about all of these data sets of a request now."""
     try:
         admission = open_to(session, party, request_id)
@@ -126,7 +132,7 @@ def reserve(
 ) -> int:
     """Charge a query before its content comes, which costs the service work even if it is refused then.
 
-    What it asks about is charged by `admit`, which takes the answer: the query's number.
+    What it asks about is charged by `charge`, which takes the answer: the query's number.
 
     Raises:
         NotFound: there is no such request, or nothing of it is the party's or delegated to it.
@@ -142,31 +148,27 @@ def reserve(
     return query.id
 
 
-def admit(
+def charge(
     session: Session,
     party: Party,
-    request_id: str,
+    admission: Admission,
     *,
     kind: Literal["audit", "encode"],
-    samples: int | None = None,
+    samples: int,
     views: int = 1,
     budget: Budget = STANDARD,
     reserved: int | None = None,
-) -> Admission:
-    """Let the party ask about a request, and charge it: `samples` (all it may see, if None) times `views`.
+) -> None:
+    """Charge the party a query about a request that is open to it: `samples` times `views`.
 
     The charge and its log row exist exactly if the surrounding transaction commits: what is refused
     later costs nothing, unless it was reserved. The request is only read; what two calls charge at
     once is kept apart by an advisory lock that nothing else takes.
 
     Raises:
-        NotFound: there is no such request, or nothing of it is the party's or delegated to it.
         BudgetSpent: it would be more than the budget of the day.
     """
-    admission = open_to(session, party, request_id)
-    if samples is None:
-        held = select(func.coalesce(func.sum(Dataset.samples), 0))
-        samples = int(session.scalar(held.where(Dataset.id.in_(admission.dataset_ids))) or 0)
+    request_id = admission.request.id
     _lock(session, request_id)
     _check(session, request_id, budget, samples * views, charged=reserved is not None)
     if reserved is None:
@@ -177,7 +179,6 @@ def admit(
         query = session.get_one(Query, reserved)
         query.samples, query.views = samples, views
     log.append(session, party.id, request_id, QUERIED, kind=kind, samples=samples, views=views)
-    return admission
 
 
 def _lock(session: Session, request_id: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
@@ -14,7 +14,6 @@ from expunge.registry.subsets import Draw
 from expunge.registry.tables import (
     Audit,
     CheckpointDataset,
-    Dataset,
     Job,
     JobKind,
     Party,
@@ -86,14 +85,13 @@ def create(
     request = admission.request
     subset = subset_of(admission, asked)
     before, after = compared(request)
-    retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
-    held = select(func.sum(Dataset.samples)).where(Dataset.id.in_(subset.dataset_ids))
-    access.admit(
+    held = retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
+    access.charge(
         session,
         party,
-        request.id,
+        admission,
         kind="audit",
-        samples=subset.count(int(session.scalar(held) or 0)),
+        samples=subset.count(sum(each.samples for each in held)),
         views=asked.protocol.views,
         budget=budget,
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
@@ -16,7 +15,7 @@ from expunge.registry.asking import compared, subset_of
 from expunge.registry.errors import Invalid
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.subsets import Draw
-from expunge.registry.tables import Dataset, Encoding, JobKind, Model, Party
+from expunge.registry.tables import Encoding, JobKind, Model, Party
 
 MAX_SAMPLES = 1024
 """Of one encoding: so many are represented whole in an audit."""
@@ -145,14 +144,13 @@ def create(
     admission = access.open_to(session, party, asked.request_id)
     request, subset = admission.request, subset_of(admission, asked)
     before, after = compared(request)
-    retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
-    held = select(func.sum(Dataset.samples)).where(Dataset.id.in_(subset.dataset_ids))
-    samples = subset.count(int(session.scalar(held) or 0))
+    held = retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
+    samples = subset.count(sum(each.samples for each in held))
     _require_few(samples, asked.views)
-    access.admit(
+    access.charge(
         session,
         party,
-        request.id,
+        admission,
         kind="encode",
         samples=samples,
         views=asked.views,

@@ -175,9 +175,15 @@ def named(session: Session, keys: Collection[str]) -> None:
     """
     if not keys:
         return
-    # Rows that are not there are made: whoever decides about a key holds its row. The order keeps
-    # two transactions from waiting for each other.
-    new = insert(PendingObject).values([{"key": key} for key in sorted(set(keys))])
+    wanted = set(keys)
+    if len(wanted) == 1:
+        # Most often; several are first locked in order, which keeps two transactions from waiting
+        # for each other.
+        ended = delete(PendingObject).where(PendingObject.key.in_(wanted), ~_removed())
+        if session.execute(ended.returning(PendingObject.key)).all():
+            return
+    # Rows that are not there are made: whoever decides about a key holds its row.
+    new = insert(PendingObject).values([{"key": key} for key in sorted(wanted)])
     held = new.on_conflict_do_update(
         index_elements=[PendingObject.key], set_={"noted_at": PendingObject.noted_at}
     )

@@ -170,8 +170,10 @@ def _begin(session: Session, checkpoint: Checkpoint, reason: str) -> None:
 
 def hold(
     session: Session, *, checkpoint_ids: Collection[str] = (), dataset_ids: Collection[str] = ()
-) -> None:
+) -> Sequence[Dataset]:
     """Keep these from being destroyed until the session's transaction ends, and with it records who needs them.
+
+    Returns the data sets, without their shards.
 
     Raises:
         CheckpointDestroyed, DatasetDeleted: it is too late.
@@ -179,9 +181,11 @@ def hold(
     for checkpoint in locked(session, Checkpoint, checkpoint_ids):
         if refusal := destroyed(checkpoint):
             raise refusal
-    for dataset in locked(session, Dataset, dataset_ids):
+    datasets = locked(session, Dataset, dataset_ids)
+    for dataset in datasets:
         if gone := deleted(dataset):
             raise gone
+    return datasets
 
 
 def locked(session: Session, table: type[Row], ids: Collection[str]) -> Sequence[Row]:

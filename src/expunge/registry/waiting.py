@@ -3,10 +3,10 @@
 import secrets
 from collections.abc import Collection
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Select, and_, case, cast, func, or_, select, text, update
+from sqlalchemy import Select, Update, and_, case, cast, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
@@ -166,19 +166,19 @@ def claim_next(
     turns = _turns(tuple(kinds), tuple(labels))
     while True:
         with sessions() as session:
-            waiting = session.scalars(turns).all()
+            waiting = session.execute(turns).all()
         if not waiting:
             return None
         # All of them may go to others at the same moment, who leave more behind.
-        for job_id in waiting:
-            lease = claim(sessions, job_id, worker=worker, lease_seconds=lease_seconds)
+        for job_id, kind in waiting:
+            lease = _claim(sessions, job_id, JobKind(kind), worker, lease_seconds)
             if lease is not None:
                 return lease
 
 
 @lru_cache
-def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str]:
-    """Ids of the first jobs of these kinds that can be claimed, in turn; each owner is looked at once.
+def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str, str]:
+    """Id and kind of the first jobs of these kinds that can be claimed, in turn; each owner is looked at once.
 
     A worker asks the same again and again: putting the statement together costs more than running it.
     """
@@ -206,7 +206,7 @@ def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str]:
     waited = func.extract("epoch", func.now() - jobs.c.due_at) / SECONDS_PER_RANK
     rank = case(RANKS, value=jobs.c.kind) + func.floor(waited)
     return (
-        select(jobs.c.id)
+        select(jobs.c.id, jobs.c.kind)
         .join(fair, fair.c.owner_id == jobs.c.owner_id)
         .order_by(
             rank.desc(),
@@ -258,15 +258,20 @@ def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float)
     workers pass the check at once. Rows are locked in the order model, job, request, as by
     everything that changes several of them.
     """
+    with sessions() as session:
+        kind = session.scalar(select(Job.kind).where(Job.id == job_id, Job.kind.in_(KNOWN)))
+    if kind is None:
+        return None
+    return _claim(sessions, job_id, JobKind(kind), worker, lease_seconds)
+
+
+def _claim(
+    sessions: Sessions, job_id: str, kind: JobKind, worker: str, lease_seconds: float
+) -> Lease | None:
     token = secrets.token_hex(16)
     try:
         with sessions.begin() as session:
-            model = session.scalar(
-                select(Model)
-                .join(Job, Job.model_id == Model.id)
-                .where(Job.id == job_id, Job.kind == JobKind.UNLEARN)
-                .with_for_update(of=Model)
-            )
+            model = _locked_model(session, job_id) if kind == JobKind.UNLEARN else None
             job = _claim_row(session, job_id, token, worker, lease_seconds)
             if job is None:
                 return None
@@ -288,6 +293,11 @@ def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float)
         return None
 
 
+def _locked_model(session: Session, job_id: str) -> Model:
+    of_job = select(Model).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
+    return session.scalars(of_job.with_for_update(of=Model)).one()
+
+
 def _end_at_once(session: Session, lease: Lease, model: Model) -> None:
     """What was asked for is true already: the model was trained anew without this data."""
     job = jobs.succeed(session, lease, metrics={"seconds": 0.0})
@@ -299,20 +309,31 @@ def _claim_row(
     session: Session, job_id: str, token: str, worker: str, lease_seconds: float
 ) -> Job | None:
     claimed = session.execute(
-        update(Job)
-        .where(Job.id == job_id, _claimable())
+        _taking()
+        .where(Job.id == job_id)
         .values(
-            state=JobState.RUNNING,
-            attempt=Job.attempt + 1,
             worker=worker,
             lease_token=token,
             lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
-            started_at=func.coalesce(Job.started_at, func.now()),
-            claimed_at=func.now(),
-            reason=None,
-            progress=None,
         )
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     ).scalar_one_or_none()
     return session.get_one(Job, claimed) if claimed else None
+
+
+@cache
+def _taking() -> Update:
+    """Of a job that can be claimed; putting the statement together costs more than running it."""
+    return (
+        update(Job)
+        .where(_claimable())
+        .values(
+            state=JobState.RUNNING,
+            attempt=Job.attempt + 1,
+            started_at=func.coalesce(Job.started_at, func.now()),
+            claimed_at=func.now(),
+            reason=None,
+            progress=None,
+        )
+    )

@@ -16,7 +16,7 @@ from expunge.evidence.subset import subset_digest
 from expunge.registry import access, audits, orphans
 from expunge.registry.jobs import Failure, Lease
 from expunge.registry.subsets import Chosen, Subset
-from expunge.registry.tables import Audit, Checkpoint, Dataset, Party
+from expunge.registry.tables import Audit, Checkpoint, Dataset
 from expunge.worker.context import Context
 from expunge.worker.encoders import Encoders, Pair
 from expunge.worker.leases import Held
@@ -132,7 +132,7 @@ def _asked(context: Context, lease: Lease) -> Plan:
     Raises:
         JobFailed: an auditor's delegation has ended since.
     """
-    with context.sessions() as session:
+    with context.readings() as session:
         sides = [
             joinedload(side).options(lazyload(Checkpoint.datasets))
             for side in (Audit.before, Audit.after)
@@ -143,8 +143,8 @@ def _asked(context: Context, lease: Lease) -> Plan:
         asked = row.asked
         subset = Subset.of(asked)
         if row.party_id is not None:
-            party = session.get_one(Party, row.party_id)
-            if not access.covers(session, party, row.request_id, subset.dataset_ids):
+            asker = access.Asker(row.party_id)
+            if not access.covers(session, asker, row.request_id, subset.dataset_ids):
                 raise JobFailed(NOT_DELEGATED)
         return Plan(
             pair=Pair(row.before, row.after, asked["views"], asked["seed"]),

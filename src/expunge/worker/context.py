@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from expunge.registry.database import Sessions
+from expunge.registry.database import Sessions, readings
 from expunge.registry.objects import ObjectStore
 from expunge.registry.scratch import Scratch, remove_abandoned
 from expunge.registry.settings import Settings
@@ -24,6 +24,11 @@ class Context:
     store: ObjectStore
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process was asked to stop: long work gives its job back."""
+
+    @cached_property
+    def readings(self) -> Sessions:
+        """Sessions of the same database that write nothing."""
+        return readings(self.sessions.kw["bind"])
 
     @cached_property
     def _scratch(self) -> Scratch:

@@ -155,12 +155,12 @@ class Encoders:
         kept = intersect(before, after)
 
         def without() -> tuple[str, ...]:
-            with self._context.sessions() as session:
+            with self._context.readings() as session:
                 own = select(Dataset.id).where(Dataset.id.in_(kept), Dataset.owner_id == owner_id)
                 return tuple(session.scalars(own.order_by(Dataset.id)))
 
         def datasets() -> Sequence[Dataset]:
-            with self._context.sessions() as session:
+            with self._context.readings() as session:
                 return session.scalars(
                     select(Dataset).where(
                         Dataset.id.in_(kept),
@@ -187,7 +187,7 @@ class Encoders:
         """
 
         def dataset() -> Sequence[Dataset]:
-            with self._context.sessions() as session:
+            with self._context.readings() as session:
                 return session.scalars(
                     select(Dataset)
                     .join(Model, Model.control_dataset_id == Dataset.id)

@@ -66,26 +66,27 @@ async def create_audit(
 
     Same seed and views before and after. `Prefer: wait=N` answers 200 with the final report.
     """
-    first, job_id = await run_in_threadpool(_create, service, party, body, idempotency_key)
+    audit_id, job_id = await run_in_threadpool(_create, service, party, body, idempotency_key)
+    read = partial(_read, service, party, audit_id)
     with service.endings.of(job_id) as ended:
-        answer = await until_final(
-            first, lambda: _read(service, party, first.id), _is_done, wait, ended=ended
-        )
-    accepted(response, f"/audits/{first.id}", final=_is_done(answer), waited=wait)
+        # Not within the transaction that creates it: a worker can begin meanwhile.
+        first = await run_in_threadpool(read)
+        answer = await until_final(first, read, _is_done, wait, ended=ended)
+    accepted(response, f"/audits/{audit_id}", final=_is_done(answer), waited=wait)
     return answer
 
 
 def _create(
     service: Service, party: Party, body: schemas.NewAudit, key: str | None
-) -> tuple[schemas.Audit, str]:
+) -> tuple[str, str]:
+    """Ids of the audit and of its job."""
     asked = body.asked()
     asking.require_known_keys(service.sessions, service.indexes, party, asked, key)
     with service.sessions.begin() as session:
         row = audits.create(
             session, party, asked, budget=Budget.of(service.settings), idempotency_key=key
         )
-        readable = _readable(party).execution_options(populate_existing=True)
-        return schemas.Audit.of(visibility.one(session, readable, row.id)), row.job_id
+        return row.id, row.job_id
 
 
 def _is_done(audit: schemas.Audit) -> bool:
@@ -93,7 +94,7 @@ def _is_done(audit: schemas.Audit) -> bool:
 
 
 def _read(service: Service, party: Party, audit_id: str) -> schemas.Audit:
-    with service.sessions() as session:
+    with service.readings() as session:
         return schemas.Audit.of(visibility.one(session, _readable(party), audit_id))
 
 
