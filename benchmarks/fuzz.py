@@ -252,11 +252,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--passes", type=int, default=10, help="alike; at least 2")
-    parser.add_argument("--edges", type=int, default=250, help="boundary values in a pass")
+    parser.add_argument("--edges", type=int, default=170, help="boundary values in a pass")
     parser.add_argument(
         "--draws", type=int, default=1, help="cases of a route by a caller in a pass"
     )
-    parser.add_argument("--tokens", type=int, default=120, help="raw JSON bodies in a pass")
+    parser.add_argument("--tokens", type=int, default=90, help="raw JSON bodies in a pass")
     parser.add_argument("--chains", type=int, default=2, help="of each caller in a pass")
     parser.add_argument(
         "--reads", type=int, default=2, help="callers who read all they can in a pass"
