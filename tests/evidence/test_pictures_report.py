@@ -149,6 +149,8 @@ def test_the_page_speaks_of_one_image_as_one() -> None:
     words = Page(report_html(report, bundle)).words
     assert "Evidence that your image was forgotten" in words
     assert "honestly retrained without your image." in words
+    report["membership"]["p"] = 0.002
+    assert "views of your image look more alike" in Page(report_html(report, bundle)).words
     assert "Share of your image and 96 kept ones of the same kind" in words
 
 

@@ -70,7 +70,7 @@ KINDS = {
 OF_ONE = (
     ("your images were", "your image was"),
     ("yours were", "yours was"),
-    ("your images look", "your image looks"),
+    ("views of your images look", "views of your image look"),
     ("your images do", "your image does"),
     ("your images", "your image"),
 )
