@@ -1,6 +1,7 @@
 """What the code never does: run what a user sent, call out, or open itself to other pages. Read from the source."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "expunge"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in FILES}
 
+TALKATIVE = ("client/", "embedded/", "evidence/", "unlearning/", "registry/settings.py")
+"""Where addresses may stand as words: defaults, examples, papers."""
 UNPICKLERS = {
     "pickle", "_pickle", "pickletools", "dill", "cloudpickle", "joblib", "jsonpickle", "marshal",
     "shelve", "yaml",
@@ -34,8 +37,25 @@ CALLERS = {
     "telnetlib": (),
     "socketserver": (),
     "torch.hub": (),
+    "http.server": (),
+    "xmlrpc": (),
+    "webbrowser": (),
+    "opentelemetry.exporter": ("registry/telemetry.py",),
 }
 """Whatever may open a connection, and where it is used: the stores that the operator names, and the client."""
+
+
+STARTERS = {
+    "subprocess": (
+        "embedded/",
+        "evidence/manifest.py",
+        "worker/device.py",
+        "worker/watching.py",
+    ),
+    "pty": (),
+    "multiprocessing": ("worker/",),
+}
+"""Whatever may start a program, and where: none of these modules is part of the api."""
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -82,6 +102,27 @@ def test_only_the_stores_and_the_client_are_ever_called() -> None:
             for caller, places in CALLERS.items():
                 if name == caller or name.startswith(f"{caller}."):
                     assert file.startswith(places), f"{file} imports {name}"
+
+
+def test_programs_are_started_by_the_stack_and_by_workers_only() -> None:
+    for file, tree in TREES.items():
+        for name in imported(tree):
+            for starter, places in STARTERS.items():
+                if name == starter or name.startswith(f"{starter}."):
+                    assert file.startswith(places), f"{file} imports {name}"
+        for name, _ in calls(tree):
+            assert not name.startswith(("os.system", "os.popen", "os.exec", "os.spawn")), file
+
+
+def test_where_the_service_calls_is_said_by_settings_only() -> None:
+    """Every address stands in `Settings`: no request, row or file names one."""
+    addresses = {"database_url", "redis_url", "s3_endpoint", "s3_public_endpoint", "otlp_endpoint"}
+    assert {name for name in Settings.model_fields if re.search("url|endpoint", name)} == addresses
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                spelt = re.match(r"(https?|ftp|redis|s3)://[^/{}]", node.value)
+                assert not spelt or file.startswith(TALKATIVE), f"{node.value!r} in {file}"
 
 
 def test_no_other_page_may_read_answers() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.api.conftest import Past, User
+from tests.api.test_hardening import PROTECTING
 
 from expunge.registry import checkpoints, jobs
 
@@ -47,6 +48,7 @@ def follow(user: User, path: str, last: str | None = None) -> list[Event]:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-cache"
+        assert PROTECTING.items() <= dict(answer.headers).items()
         return list(read(answer.iter_lines()))
 
 

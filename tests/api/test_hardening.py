@@ -44,6 +44,19 @@ def test_every_answer_protects_whoever_opens_it_in_a_browser(
     assert "strict-transport-security" not in headers, "not over plain http"
 
 
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_so_does_every_refusal(anonymous: httpx.Client, data_owner: User, name: str) -> None:
+    method, path = OPERATIONS[name]
+    for answer in (
+        anonymous.request(method, path, json=[]),
+        data_owner.http.request(method, path, json=[]),
+        anonymous.request("PATCH" if method != "PATCH" else "GET", path),
+    ):
+        assert PROTECTING.items() <= dict(answer.headers).items()
+        assert answer.headers["cache-control"], "said or no-store"
+        assert answer.headers["content-security-policy"]
+
+
 def test_over_https_browsers_are_told_to_stay_there(anonymous: httpx.Client) -> None:
     answer = anonymous.get("/healthz", headers={"X-Forwarded-Proto": "https"})
     assert answer.headers["strict-transport-security"].startswith("max-age=")

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
+from tests.api.test_hardening import PROTECTING
 from tests.conftest import text_of
 
 from expunge.registry import parties
@@ -120,6 +121,8 @@ def test_no_secret_is_in_the_log_or_an_answer(running: Running, key: str) -> Non
         (running.folder / "work").rename(running.folder / "gone")
         answers.append(http.put(shard, content=b"", headers=upload))
     assert answers[-1].status_code == 500
+    for answer in answers:
+        assert PROTECTING.items() <= dict(answer.headers).items(), "whatever happens"
     running.process.terminate()
     running.process.wait()
     told = running.log.read_text()

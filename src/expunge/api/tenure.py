@@ -41,9 +41,10 @@ class Tenure:
             return not await run_in_threadpool(_lives, scope["app"].state.service, caller.key.id)
 
         async def receive_while_live() -> Message:
-            if await has_ended():
+            message = await receive()
+            if message["type"] == "http.request" and await has_ended():
                 raise Unauthenticated("The key has ended.")
-            return await receive()
+            return message
 
         async def send_while_live(message: Message) -> None:
             if message.get("more_body") and await has_ended():
