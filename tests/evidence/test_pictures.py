@@ -214,6 +214,20 @@ def test_without_a_band_the_chart_says_why() -> None:
     assert "no images of others to compare it with" in words_of(chart_of(3, others=0))
 
 
+def test_pictures_of_images_against_captions_say_so() -> None:
+    report, bundle = scene(3)
+    for levels in report["levels"], report["null_quantiles"]["levels"]:
+        levels["image_text"] = levels["encoder"]
+    matrices = {**bundle.matrices, "image_text": bundle.matrices["encoder"]}
+    pairs = Bundle(matrices, bundle.thumbnails, bundle.keys)
+    chart = words_of(drawn(score_chart._Chart.of(report, pairs, "image_text").draw))
+    assert "the image and its caption look less alike" in chart
+    assert "views" not in chart
+    panels = words_of(drawn(heat_maps._Drawing(pairs, WHICH, "image_text", SENTENCE).matrices))
+    assert "your 3 images and captions" in panels
+    assert "each column a caption" in panels
+
+
 def words_of(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
 

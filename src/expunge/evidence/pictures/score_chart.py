@@ -54,6 +54,7 @@ WIDTH, PLOT_HEIGHT, MEAN_WIDTH = 10.0, 1.6, 2.6
 TICKS_WIDTH = 0.6
 NAME_PT = 7.0
 NOTE = "Above zero: random views of the image look less alike to the model than before."
+CAPTION_NOTE = "Above zero: the image and its caption look less alike to the model than before."
 SCORES_TITLE, MEAN_TITLE, KEPT_TITLE = "Image by image", "Their mean", "Among images that were kept"
 HALO = (withStroke(linewidth=3, foreground="white"),)
 """Around figures that stand on lines or bands."""
@@ -82,6 +83,7 @@ class _Chart:
     """What is drawn: scores in order, and what their mean is held against."""
 
     title: str
+    note: str
     keys: Sequence[str]
     scores: Sequence[float]
     pixels: Pixels | None
@@ -106,6 +108,7 @@ class _Chart:
         whose = "your image" if n == 1 else f"each of your {n:,} images"
         return cls(
             title=f"Forgetting score of {whose} ({level_name(level)})",
+            note=CAPTION_NOTE if level == "image_text" else NOTE,
             keys=[key for key, _ in ordered],
             scores=[score for _, score in ordered],
             pixels=_pixels(bundle, [key for key, _ in ordered]),
@@ -122,7 +125,7 @@ class _Chart:
         width = WIDTH if n > 1 else SINGLE_WIDTH
         inner = width - 2 * MARGIN
         heading = wrap(self.title, inner, HEADING_PT, bold=True)
-        note = wrap(NOTE, inner, TEXT_PT)
+        note = wrap(self.note, inner, TEXT_PT)
         note_top = MARGIN + len(heading) * line_height(HEADING_PT)
         titles_top = note_top + len(note) * line_height(TEXT_PT) + 0.1
         plot_top = titles_top + line_height(TEXT_PT) + 0.08
