@@ -120,9 +120,11 @@ def _statement(envelope: Any) -> Found:
     row = told.log.row
     if (row.get("subject_id"), row.get("event")) != (told.request_id, COMPLETED):
         raise Broken(f"the row of the log is not that of {told.request_id!r} being completed")
+    count = len(told.datasets)
+    forgotten = "1 data set" if count == 1 else f"{count} data sets"
     message = (
         f"{told.certificate_id} (edition {told.edition}, {told.issued_at}): {told.request_id} "
-        f"made {told.model_id} forget {len(told.datasets)} data sets by {told.method}"
+        f"made {told.model_id} forget {forgotten} by {told.method}"
     )
     return message, statement
 
