@@ -76,7 +76,7 @@ class Views:
         x = images.to(torch.float32).mul_(1 / 255).repeat(len(numbers), 1, 1, 1)
         x = _separable(x, *_crop_weights(crop, self.image_size))
         orders = [_ORDERS[key % len(_ORDERS)] for key in keys]
-        sides = zip(x.split(len(images)), colour.split(len(images)), orders, strict=True)
+        sides = zip(x.chunk(len(orders)), colour.chunk(len(orders)), orders, strict=True)
         x = torch.cat([_jitter(*each) for each in sides])
         x = _grey_some(x, colour[:, 5])
         if self.blur:
