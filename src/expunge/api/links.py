@@ -13,6 +13,7 @@ MADE: dict[str, str] = {
     "create_dataset": "dataset_id",
     "create_model": "model_id",
     "upload_checkpoint": "checkpoint_id",
+    "complete_checkpoint": "checkpoint_id",
     "start_pretraining": "job_id",
     "create_request": "request_id",
     "create_delegation": "delegation_id",
