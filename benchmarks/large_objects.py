@@ -61,6 +61,7 @@ SMALL = "ViT-S-32"
 CLIENT = """
 import json, resource, sys
 from pathlib import Path
+from expunge.client import Client
 asked = json.loads(sys.argv[1])
 client = Client(asked["url"], asked["key"])
 def tell(**found):
