@@ -17,7 +17,7 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,18 +203,23 @@ def _users(operator: Client, stack: Stack, folder: Path) -> Users:
             owner.upload_shard(dataset.id, shard)
             made.append(owner.seal(dataset.id).id)
         model = owner.create_model("encoder", ENCODER)
-        owner.pretrain(model.id, made, {"epochs": 1, "batch_size": 8})
-        while owner.model(model.id).head_checkpoint_id is None:
-            time.sleep(0.2)
+        pretraining = owner.pretrain(model.id, made, {"epochs": 1, "batch_size": 8})
+        _wait(lambda: owner.job(pretraining.id).state, "succeeded")
         params = {"epochs": 1, "batch_size": 8}
         asked = {"model_id": model.id, "dataset_ids": made[1:], "method": "fine_tune"}
         request = owner.create_request(**asked, params=params, idempotency_key=FIRST)
-        while owner.request(request.id).state not in ("completed", "failed"):
-            time.sleep(0.2)
+        _wait(lambda: owner.request(request.id).state, "completed")
         job = next(each for each in owner.jobs() if each.kind == "unlearn")
         filling = owner.create_dataset("to be filled").id
     asked["params"] = params
     return Users(operator, secret, request.id, job.id, asked, filling, folder)
+
+
+def _wait(state: Callable[[], str], wanted: str) -> None:
+    while (found := state()) != wanted:
+        if found in ("failed", "cancelled", "rejected"):
+            raise SystemExit(f"What is to be read has {found}: see the log of the training worker.")
+        time.sleep(0.2)
 
 
 def tar(folder: Path, count: int, *, seed: int) -> bytes:
