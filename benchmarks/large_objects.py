@@ -201,7 +201,7 @@ def _rest(run: Run, model: str, large: Path) -> str:
     """What lacks, straight to the store, until the checkpoint is ready."""
     with _watched(run, "the rest, straight to the store") as watch:
         child = _started("upload", _upload(run, model, large))
-        _wait(lambda: watch.complete(large.stat().st_size), child)
+        _wait(lambda: watch.there >= large.stat().st_size, child)
     with _timed(run, "put together, stored, checked by a worker"):
         return str(_ended(run, "upload", child)["checkpoint"])
 
@@ -225,17 +225,16 @@ class _Watch:
     """Looks at the parts in the store: what comes, how fast, and what was there and comes again."""
 
     def __init__(self, run: Run) -> None:
-        self._files = _part_files(run)
-        self._old = dict(self._files)
+        self._old = _part_files(run)
+        self._files = dict(self._old)
         self._run, self._over = run, threading.Event()
         self._times: list[float] = []
-        self.again = 0
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
 
     @property
     def there(self) -> int:
-        """Bytes of all parts."""
+        """Bytes of all parts that are there or have been."""
         return sum(size for size, _ in self._files.values())
 
     @property
@@ -244,24 +243,25 @@ class _Watch:
         return self.there - sum(size for size, _ in self._old.values()) + self.again
 
     @property
+    def again(self) -> int:
+        """Bytes of parts that were there, whole, and were written anew."""
+        return sum(
+            size
+            for name, (size, written) in self._files.items()
+            if name in self._old and self._old[name][0] == size and self._old[name][1] != written
+        )
+
+    @property
     def seconds(self) -> float:
         """From the first bytes that came to the last."""
         return self._times[-1] - self._times[0]
 
-    def complete(self, size: int) -> bool:
-        """Whether all parts of a file of this size are there, or have been and were taken away."""
-        return self.there >= size
-
     def _look(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
-            found = _part_files(self._run)
-            if found.keys() >= self._files.keys() and found != self._files:
+            # What is gone was half of a part, or has been put together with the others.
+            found = self._files | _part_files(self._run)
+            if found != self._files:
                 self._times.append(time.monotonic())
-                self.again += sum(
-                    found[path][0]
-                    for path, before in self._files.items()
-                    if path in self._old and found[path] != before
-                )
                 self._files = found
 
     def end(self) -> None:
@@ -346,7 +346,7 @@ def _killed(run: Run, child: str, asked: Mapping[str, Any], when: Callable[[], b
 def _wait(until: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     while not until():
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode} before its time")
+            raise SystemExit(f"a client ended with {process.returncode} before its time")
         time.sleep(LOOK_SECONDS)
 
 

@@ -371,6 +371,25 @@ class TestClient:
         sdk.upload_checkpoint(desk.model, file, [desk.dataset], wait=False, direct=False)
         assert sorted(sent) == sorted([0, 0, *range(MIB, len(desk.data), MIB)])
 
+    def test_what_arrived_damaged_is_sent_again(
+        self,
+        sdk: Client,
+        desk: Desk,
+        file: Path,
+        store: ObjectStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        complete, spoiled = sending.create, iter(range(1))
+
+        def create(*given: Any, **named: Any) -> Any:
+            if next(spoiled, None) is not None:
+                overwrite(store, parts_in(store)[0], b"half of a part")
+            return complete(*given, **named)
+
+        monkeypatch.setattr(sending, "create", create)
+        found = sdk.upload_checkpoint(desk.model, file, [desk.dataset], wait=False)
+        assert found.digest == f"sha256:{sha256(desk.data)}"
+
     def test_a_store_out_of_reach_is_gone_around(
         self, sdk: Client, desk: Desk, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
