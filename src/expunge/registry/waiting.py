@@ -293,9 +293,9 @@ def _claim(
         return None
 
 
-def _locked_model(session: Session, job_id: str) -> Model:
+def _locked_model(session: Session, job_id: str) -> Model | None:
     of_job = select(Model).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
-    return session.scalars(of_job.with_for_update(of=Model)).one()
+    return session.scalar(of_job.with_for_update(of=Model))
 
 
 def _end_at_once(session: Session, lease: Lease, model: Model) -> None:
