@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from expunge.registry import orphans
@@ -49,6 +49,33 @@ ANY = Room(limit=0, used=0)
 """For what does not count."""
 
 
+_SHARDS = select(func.sum(Dataset.bytes)).where(
+    Dataset.owner_id == bindparam("party_id"), Dataset.state != DatasetState.DELETED
+)
+_ANNOUNCED = (
+    select(func.sum(DirectUpload.bytes))
+    .join(Dataset, Dataset.id == DirectUpload.dataset_id)
+    .where(
+        Dataset.owner_id == bindparam("party_id"),
+        DirectUpload.samples.is_(None),
+        DirectUpload.expires_at > func.now(),
+    )
+)
+_WEIGHTS = (
+    select(func.sum(Checkpoint.bytes))
+    .join(Model, Model.id == Checkpoint.model_id)
+    .where(
+        Model.owner_id == bindparam("party_id"),
+        Checkpoint.job_id.is_(None),
+        Checkpoint.destroyed_at.is_(None),
+    )
+)
+# Built once: that takes longer than running it.
+_SUMS = select(
+    *(func.coalesce(each.scalar_subquery(), 0) for each in (_SHARDS, _ANNOUNCED, _WEIGHTS))
+)
+
+
 def room(session: Session, party_id: str, limit: int, *, replaced: int = 0) -> Room:
     """As things stand; `replaced` bytes are about to go."""
     return Room(limit, used(session, party_id) - replaced)
@@ -56,29 +83,7 @@ def room(session: Session, party_id: str, limit: int, *, replaced: int = 0) -> R
 
 def used(session: Session, party_id: str) -> int:
     """Bytes that count for a party now."""
-    shards = select(func.sum(Dataset.bytes)).where(
-        Dataset.owner_id == party_id, Dataset.state != DatasetState.DELETED
-    )
-    announced = (
-        select(func.sum(DirectUpload.bytes))
-        .join(Dataset, Dataset.id == DirectUpload.dataset_id)
-        .where(
-            Dataset.owner_id == party_id,
-            DirectUpload.samples.is_(None),
-            DirectUpload.expires_at > func.now(),
-        )
-    )
-    weights = (
-        select(func.sum(Checkpoint.bytes))
-        .join(Model, Model.id == Checkpoint.model_id)
-        .where(
-            Model.owner_id == party_id,
-            Checkpoint.job_id.is_(None),
-            Checkpoint.destroyed_at.is_(None),
-        )
-    )
-    sums = (func.coalesce(each.scalar_subquery(), 0) for each in (shards, announced, weights))
-    return int(sum(session.execute(select(*sums)).one()))
+    return int(sum(session.execute(_SUMS, {"party_id": party_id}).one()))
 
 
 @contextmanager
