@@ -55,18 +55,19 @@ MIB, GIB, MEGA = 2**20, 2**30, 1e6
 START_SECONDS = 300
 LOOK_SECONDS = 0.1
 BOTO_PART_BYTES = 16 * MIB
+DIGEST_CHARS = 64
 SMALL = "ViT-S-32"
 """A checkpoint of some two hundred megabytes, sent and fetched first: what more a large one takes is its size's."""
 
 CLIENT = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from expunge.client import Client
 asked = json.loads(sys.argv[1])
 client = Client(asked["url"], asked["key"])
 def tell(**found):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**found, "peak_mib": peak}))
+    [peak] = [l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM")]
+    print(json.dumps({**found, "peak_mib": int(peak.split()[1]) / 1024}))
 file = Path(asked["file"])
 """
 CALLS = {
@@ -229,6 +230,7 @@ class _Watch:
         self._files = dict(self._old)
         self._run, self._over = run, threading.Event()
         self._times: list[float] = []
+        self._first = 0
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
 
@@ -253,16 +255,22 @@ class _Watch:
 
     @property
     def seconds(self) -> float:
-        """From the first bytes that came to the last."""
+        """From the first part that came to the last."""
         return self._times[-1] - self._times[0]
+
+    @property
+    def timed(self) -> int:
+        """Bytes that came in these seconds."""
+        return self.there - self._first
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
-            # What is gone was half of a part, or has been put together with the others.
+            # What is gone has been put together with the others.
             found = self._files | _part_files(self._run)
             if found != self._files:
                 self._times.append(time.monotonic())
                 self._files = found
+                self._first = self._first or self.there
 
     def end(self) -> None:
         """Look no more."""
@@ -277,13 +285,19 @@ def _watched(run: Run, what: str) -> Iterator[_Watch]:
         yield watch
     finally:
         watch.end()
-    run.sending[what] = {"bytes": watch.sent, "again": watch.again, "seconds": watch.seconds}
+    run.sending[what] = {
+        "bytes": watch.sent,
+        "again": watch.again,
+        "timed_bytes": watch.timed,
+        "seconds": watch.seconds,
+    }
 
 
 def _part_files(run: Run) -> dict[str, tuple[int, int]]:
     """Size and time of the last write (ns) of the parts in the store."""
     found = {}
-    for path in run.objects.glob("uploads/parts/*/*/*/*"):
+    # While rclone writes one, it has a longer name.
+    for path in run.objects.glob(f"uploads/parts/*/*/*/{'?' * DIGEST_CHARS}"):
         with suppress(FileNotFoundError):
             status = path.stat()
             found[path.name] = (status.st_size, status.st_mtime_ns)
@@ -551,7 +565,7 @@ def _rates(result: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
     up, down = (size / seconds[f"boto3, {way}"] for way in ("upload", "download"))
     yield "boto3, upload", up, up
     for what, each in result["sending"].items():
-        yield what.partition(", killed")[0], each["bytes"] / MEGA / each["seconds"], up
+        yield what.partition(", killed")[0], each["timed_bytes"] / MEGA / each["seconds"], up
     yield "boto3, download", down, down
     rest = size - result["downloaded_before"] / MEGA
     yield "download, digest compared", rest / seconds["download, the rest"], down
