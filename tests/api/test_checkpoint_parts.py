@@ -258,6 +258,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(desk: Desk) -> None:
     "changes",
     [
         {"bytes": 0},
+        {"bytes": 10**400},
         {"part_bytes": MIB - 1},
         {"parts": []},
         {"parts": ["0" * 64]},

@@ -1,6 +1,5 @@
 """A large file in parts: announced, sent, put together."""
 
-import math
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -38,7 +37,7 @@ class PartedFile(Body):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        expected = math.ceil(self.bytes / self.part_bytes)
+        expected = -(-self.bytes // self.part_bytes)
         if len(self.parts) != expected:
             raise ValueError(
                 f"{self.bytes} bytes in parts of {self.part_bytes} are {expected} parts, not "
