@@ -74,7 +74,8 @@ class Measured:
         if draws == "plain":
             return permute(pools, plain_draws(len(own), len(others), rng)).p <= ALPHA
         mine, theirs = (_part(self.levels["encoder"], each) for each in (own, others))
-        return permute(pools, matched_draws(strata(mine, theirs, rng), len(own), rng)).p <= ALPHA
+        kinds = strata(mine.before, theirs.before, rng)
+        return permute(pools, matched_draws(kinds, len(own), rng)).p <= ALPHA
 
 
 def _part(whole: Outputs, rows: Index) -> Outputs:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from tests.evidence.simulated import names, reference, simulated
+from tests.evidence.simulated import KINDS, Kinds, names, reference, simulated
 
-from expunge.evidence.audit import audit
+from expunge.evidence.audit import Reference, audit
 from expunge.evidence.audit.looks import Pool
 from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
 from expunge.evidence.audit.power import Effect, membership, power_against_retrain, retrain_effect
@@ -24,6 +24,10 @@ def test_the_effect_of_a_retrain_is_how_much_better_kept_samples_are_aligned() -
     kept, unseen = KEPT.levels["encoder"].after, UNSEEN.levels["encoder"].after
     assert effect.mean == pytest.approx(kept.aligned.mean() - unseen.aligned.mean())
     assert effect.mean > 0
+    between = unseen.against(kept).mean()
+    among = KEPT.levels["encoder"].matrices[1]
+    others = (among.sum() - np.trace(among)) / (200 * 199)
+    assert effect.drawn == pytest.approx(between - others, abs=1e-6)
     assert effect.std == pytest.approx(0.6 * unseen.aligned.std())
 
 
@@ -54,6 +58,14 @@ def test_an_effect_that_varies_from_sample_to_sample_is_found_less_often() -> No
     assert found[0] > found[1] > found[2]
 
 
+def test_samples_that_a_retrain_draws_towards_all_others_are_found_more_often() -> None:
+    found = [
+        power_against_retrain(outcome(8, 0), 8, {"encoder": Effect(0.02, 0.0, drawn)}).power
+        for drawn in (-0.1, 0.0, 0.002, 0.004)
+    ]
+    assert found[0] == found[1] < found[2] < found[3]
+
+
 def test_where_a_retrain_moves_nothing_no_number_is_named() -> None:
     none = power_against_retrain(outcome(8, 0), 8, {"encoder": Effect(-0.01, 0.0)})
     assert none.power < 0.02
@@ -74,6 +86,21 @@ def test_membership_is_told_by_self_alignment_after() -> None:
     assert known.p <= 0.01
     assert known.difference["encoder"] > 0
     assert membership({"encoder": gone}, control, rng).p > 0.05
+
+
+@pytest.mark.parametrize("n", [8, 32])
+def test_samples_of_one_kind_that_nobody_trained_on_leave_no_trace(n: int) -> None:
+    """Views of some kinds are more alike than those of others, to any encoder."""
+    found = {0.0: 0, -0.2: 0}
+    for known in found:
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            kinds = Kinds(rng)
+            control = Reference({"encoder": kinds.draw(256, np.arange(KINDS))})
+            own = kinds.draw(n, np.array([rng.integers(KINDS)]), forgotten=known)
+            found[known] += membership({"encoder": own}, control, rng).p <= 0.01
+    assert found[0.0] <= 2
+    assert found[-0.2] >= 13
 
 
 def test_a_report_has_the_power_and_the_membership_of_its_own_samples() -> None:

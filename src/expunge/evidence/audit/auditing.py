@@ -117,7 +117,7 @@ def _permuted(
     n, m = len(mine.chosen), len(others.chosen)
     if draws == "plain":
         return permute(pools, plain_draws(n, m, rng)), m
-    kinds = strata(mine, others, rng)
+    kinds = strata(mine.before, others.before, rng)
     alike = int(np.isin(kinds[n:], kinds[:n]).sum())
     return permute(pools, matched_draws(kinds, n, rng)), alike
 

@@ -3,23 +3,27 @@ own samples still look trained on. Never decides."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.evidence.audit.alignment import off_diagonal
 from expunge.evidence.audit.outputs import Level, Outputs, Reference
 from expunge.evidence.audit.permutation import (
     Outcome,
     conspicuous,
-    plain_draws,
     share_as_large,
     studentised,
 )
 from expunge.evidence.audit.report import Membership, Power
+from expunge.evidence.audit.strata import matched_draws, strata
 from expunge.evidence.audit.verdict import ALPHA, TARGET_POWER
 
 Array = NDArray[np.float64]
 
+RETRAIN = ("retrain effect",)
+"""What it is kept under."""
 MAX_SAMPLES_NEEDED = 1_000_000
 UNSHARED = 0.6
 """Of the control's spread of self-alignment: how much a retrain's effect varies from sample to
@@ -29,18 +33,25 @@ sample. Encoders trained apart agree on which samples are hard; between one and 
 
 @dataclass(frozen=True)
 class Effect:
-    """What an exact retrain would add to one level's forgetting scores: mean and spread."""
+    """What an exact retrain would add to one level's looks."""
 
     mean: float
+    """To forgetting scores."""
     std: float
+    """Of what it adds to them, from sample to sample."""
+    drawn: float = 0.0
+    """To neighbourhood alignments; they vary no more from sample to sample than without it."""
 
 
 def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effect]) -> Power:
-    """Share of permutation draws found, were the effect added to their forgetting scores.
+    """Share of permutation draws found, were the effect added to their looks.
 
     The draws stand for what n samples do by chance, widened where the effect varies more from
-    sample to sample; for other n it counts sqrt(n) times as much against them. Other looks are
-    taken to gain nothing: the true power may be larger.
+    sample to sample; for other n it counts sqrt(n) times as much against them. Profile changes are
+    taken to gain nothing. They do; so against the noise of a retrain too little is stated. Held
+    against exact retrains (MoCo, 246 images, 5 views, 40 owners each) of 2, 4, 8 and 16 samples:
+    23, 49, 84, 100 % stated, 30, 72, 93, 100 % found. An encoder that was only trained on changes
+    with less noise than a retrain: there 50, 73, 95, 100 % are stated.
     """
     spread = outcome.values.std(axis=0)
     bar = _bar(conspicuous(outcome.z))
@@ -50,6 +61,8 @@ def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effe
         if look.name == "forgetting_score" and spread[k] > 0:
             width = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
             moved.append((outcome.z[1:, k] * width, effects[level].mean / spread[k]))
+        elif look.name == "neighbourhood_alignment" and spread[k] > 0:
+            moved.append((outcome.z[1:, k], max(0.0, effects[level].drawn) / spread[k]))
         else:
             unmoved += as_they_are[:, k]
 
@@ -67,29 +80,47 @@ def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effe
 
 
 def retrain_effect(retained: Reference, control: Reference) -> dict[Level, Effect]:
-    """Per level: self-alignment after, mean of retained minus mean of control samples.
+    """Per level, under the encoder after: self-alignment, retained minus control samples; alignment
+    with retained samples, control minus other retained ones.
 
     After an exact retrain own samples are to the encoder what the control is, and before it they
-    were what the retained are: so much lower their self-alignment would be than that of these.
+    were what the retained are: so much lower their self-alignment would be than that of these, and
+    so much more alike to all others they would be. Kept with the retained samples.
     """
+    known = retained.kept.get(RETRAIN)
+    if known is None or known[0]() is not control:
+        known = retained.kept[RETRAIN] = ref(control), _retrain_effect(retained, control)
+    effects: dict[Level, Effect] = known[1]
+    return effects
+
+
+def _retrain_effect(retained: Reference, control: Reference) -> dict[Level, Effect]:
     effects = {}
     for level, outputs in retained.levels.items():
         unseen = control.levels[level].after.aligned
         mean = float(outputs.after.aligned.mean() - unseen.mean())
-        effects[level] = Effect(mean, UNSHARED * float(unseen.std()))
+        drawn = float(control.levels[level].after.against(outputs.after).mean())
+        drawn -= float(off_diagonal(outputs.matrices[1]).mean())
+        effects[level] = Effect(mean, UNSHARED * float(unseen.std()), drawn)
     return effects
 
 
 def membership(
     own: Mapping[Level, Outputs], control: Reference, rng: np.random.Generator
 ) -> Membership:
-    """Permutation test of own against control samples on self-alignment under the encoder after."""
+    """Permutation test of own against control samples on self-alignment under the encoder after.
+
+    Among samples of their kind as that encoder groups them: views of some kinds of images are more
+    alike to any encoder. Among all, own samples of one kind that nobody ever trained on were taken
+    for known in 28 % of simulations with 8 samples and 38 % with 32; within kinds in 3 %.
+    """
     levels = list(own)
     groups = [
         (own[level].after.aligned[own[level].chosen], control.levels[level].after.aligned)
         for level in levels
     ]
-    draws = plain_draws(len(groups[0][0]), len(control), rng)
+    kinds = strata(own["encoder"].after, control.levels["encoder"].after, rng)
+    draws = matched_draws(kinds, len(groups[0][0]), rng)
     values = np.stack([np.concatenate(pair)[draws].mean(axis=1) for pair in groups], axis=1)
     return Membership(
         p=share_as_large(conspicuous(studentised(values))),

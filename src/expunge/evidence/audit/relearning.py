@@ -102,7 +102,7 @@ def relearning(
     if min(n, m) < MIN_SAMPLES:
         return None
     rng = np.random.default_rng([seed, n, m])
-    kinds = strata(own["encoder"], control["encoder"], rng)
+    kinds = strata(own["encoder"].before, control["encoder"].before, rng)
     draws = matched_draws(kinds, n, rng, permutations)
     levels = {level: _rise(own[level], control[level], draws) for level in own}
     level = min(levels, key=lambda each: (levels[each].p, -levels[each].rise))

@@ -8,7 +8,7 @@ whose: the permutation test within groups is as exact as that among all.
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.outputs import Outputs
+from expunge.evidence.audit.outputs import Side
 from expunge.evidence.audit.permutation import PERMUTATIONS, distinct
 
 Floats = NDArray[np.float32]
@@ -23,14 +23,14 @@ STRATUM_OF_ONE = 256
 ROUNDS = 10
 
 
-def strata(own: Outputs, reference: Outputs, rng: np.random.Generator) -> Index:
-    """(n + m,) stratum of own, then reference samples: k-means on mean outputs before.
+def strata(own: Side, reference: Side, rng: np.random.Generator) -> Index:
+    """(n + m,) stratum of own, then reference samples: k-means on one encoder's mean outputs.
 
     Starts from random samples. Clusters of less than half the average size are dissolved, their
     samples go to the nearest that remains.
     """
-    samples = np.concatenate([own.before.centres, reference.before.centres])
-    size = STRATUM_OF_ONE if len(own.chosen) == 1 else STRATUM
+    samples = np.concatenate([own.centres, reference.centres])
+    size = STRATUM_OF_ONE if len(own.centres) == 1 else STRATUM
     centres = samples[rng.permutation(len(samples))[: max(1, len(samples) // size)]]
     for _ in range(ROUNDS):
         centres = _centres(samples, _nearest(samples, centres), centres)

@@ -87,8 +87,8 @@ def _shortfall(test: Test, power: Power | None) -> str:
             "images that it never saw."
         )
     rate = (
-        f"By forgetting scores, retraining without {'it' if test.n == 1 else 'them'} would show "
-        f"with only {percentage(power.power)} probability"
+        f"Retraining without {'it' if test.n == 1 else 'them'} would show with only "
+        f"{percentage(power.power)} probability"
     )
     if power.samples_needed is None:
         return f"{rate}, and no number of images can be named that would suffice."
