@@ -9,9 +9,11 @@ from tests.api.conftest import Past, User, images
 from tests.api.test_fleet import enter
 from tests.registry.newer import EXPANDING, upgraded_with
 
+from expunge.registry import waiting
+from expunge.registry.lifecycles import JobState
 from expunge.registry.migration import fits, is_current
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Job, Shard
+from expunge.registry.tables import Job, JobKind, Shard
 from expunge.registry.vitals import Vitals
 from expunge.worker.running import Runner
 
@@ -69,12 +71,14 @@ def test_objects_of_a_deleted_data_set_are_left_to_the_version_that_knows_what_e
 def test_operators_see_newer_workers_at_jobs_of_a_kind_that_is_unknown_here(
     past: Past, model_owner: User, operator: User
 ) -> None:
-    body = {"dataset_ids": [past.sealed(model_owner)]}
-    started = model_owner.post(f"/models/{model_owner.model()}/pretrain", body).json()["id"]
-    past.claimed(started)
     with past.sessions.begin() as session:
-        dreaming = update(Job).where(Job.id == started).values(kind="dream", worker="newer")
-        session.execute(dreaming)
+        # Running before this version's worker can see it.
+        job = waiting.enqueue(
+            session, JobKind.PRETRAIN, actor="test", owner_id=model_owner.id, params={}
+        )
+        job.kind, job.state, job.worker = "dream", JobState.RUNNING, "newer"
+        job.lease_token = "newer's"
+        started = job.id
     enter(past, "newer", kinds=["pretrain", "dream"])
     try:
         found = operator.get("/workers")

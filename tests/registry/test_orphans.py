@@ -46,12 +46,12 @@ def archive(empty_tables: Sessions, directory_store: DirectoryStore, tmp_path: P
 
 
 @pytest.fixture
-def s3_archive(empty_tables: Sessions, endpoint: str, tmp_path: Path) -> Iterator[Archive]:
-    """An empty one, behind S3."""
-    yield Archive(empty_tables, open_store(settings_of(f"s3://{BUCKET}", endpoint)), tmp_path)
+def s3_archive(empty_tables: Sessions, endpoint: str, tmp_path: Path) -> Archive:
+    """An empty one, behind S3: all of moto's servers in a process have the same objects."""
     client = client_of(endpoint)
     for found in client.list_objects(bucket_name=BUCKET, recursive=True):
         client.remove_object(bucket_name=BUCKET, object_name=found.object_name)
+    return Archive(empty_tables, open_store(settings_of(f"s3://{BUCKET}", endpoint)), tmp_path)
 
 
 @pytest.fixture(params=["directory", "s3"])
