@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -45,9 +44,9 @@ from expunge.registry.objects import open_store
 from expunge.registry.settings import Settings
 from expunge.worker.sealer import Sealer
 from flatness import BOUND, Sample, trend
+from http_load import HOST, free_ports
 from record import RESULTS, conditions
 
-HOST = "127.0.0.1"
 START_SECONDS = 60
 SAMPLE_CALLS = 50
 """Between two looks at the api's memory."""
@@ -99,7 +98,7 @@ def _fuzzed(folder: Path, plan: Plan) -> dict[str, Any]:
             while sealer.step():
                 pass
 
-        port = _free_port()
+        [port] = free_ports(1)
         with _api(given, port, folder / "api.log") as api, quick_worker(settings, engine):
             past = Past(sessions(engine), open_store(settings), folder)
             world = World.build(past, f"http://{HOST}:{port}", plan.seed, seal)
@@ -119,12 +118,6 @@ def _fuzzed(folder: Path, plan: Plan) -> dict[str, Any]:
             world.close()
         engine.dispose()
     return _summary(plan, sender, samples)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

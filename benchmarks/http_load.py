@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -137,3 +138,14 @@ def bare_server(folder: Path, port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback address that nobody listens at now."""
+    listeners = [socket.socket() for _ in range(count)]
+    for listener in listeners:
+        listener.bind((HOST, 0))
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports

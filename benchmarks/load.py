@@ -13,7 +13,6 @@ import io
 import json
 import os
 import random
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from expunge.client import Client
 from expunge.embedded.stack import Stack
 from expunge.formats.digests import content_digest
 from expunge.formats.shards import make_sample, write_shard
-from http_load import HOST, Answers, Call, bare_server, send
+from http_load import Answers, Call, bare_server, free_ports, send
 from record import RESULTS, conditions
 
 CONNECTIONS = 32
@@ -126,7 +125,7 @@ def main() -> None:
     facts = conditions(torch.device("cpu"), load_before)
     with tempfile.TemporaryDirectory(prefix="expunge-load-") as folder:
         work = Path(folder)
-        port, bare_port = _free_ports(2)
+        port, bare_port = free_ports(2)
         with (
             Stack(work / "state", port, extra=SETTINGS) as stack,
             bare_server(work, bare_port),
@@ -234,16 +233,6 @@ def tar(folder: Path, count: int, *, seed: int) -> bytes:
     path = folder / "one.tar"
     write_shard(path, samples)
     return path.read_bytes()
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.socket() for _ in range(count)]
-    for listener in listeners:
-        listener.bind((HOST, 0))
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def _page(result: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""What `large_objects.py` sends, through what, and by whom."""
