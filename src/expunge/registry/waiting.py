@@ -166,19 +166,19 @@ def claim_next(
     turns = _turns(tuple(kinds), tuple(labels))
     while True:
         with sessions() as session:
-            waiting = session.execute(turns).all()
+            waiting = session.scalars(turns).all()
         if not waiting:
             return None
         # All of them may go to others at the same moment, who leave more behind.
-        for job_id, kind in waiting:
-            lease = _claim(sessions, job_id, JobKind(kind), worker, lease_seconds)
+        for job_id in waiting:
+            lease = claim(sessions, job_id, worker=worker, lease_seconds=lease_seconds)
             if lease is not None:
                 return lease
 
 
 @lru_cache
-def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str, str]:
-    """Id and kind of the first jobs of these kinds that can be claimed, in turn; each owner is looked at once.
+def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str]:
+    """Ids of the first jobs of these kinds that can be claimed, in turn; each owner is looked at once.
 
     A worker asks the same again and again: putting the statement together costs more than running it.
     """
@@ -206,7 +206,7 @@ def _turns(kinds: tuple[JobKind, ...], labels: tuple[str, ...]) -> Select[str, s
     waited = func.extract("epoch", func.now() - jobs.c.due_at) / SECONDS_PER_RANK
     rank = case(RANKS, value=jobs.c.kind) + func.floor(waited)
     return (
-        select(jobs.c.id, jobs.c.kind)
+        select(jobs.c.id)
         .join(fair, fair.c.owner_id == jobs.c.owner_id)
         .order_by(
             rank.desc(),
@@ -258,20 +258,15 @@ def claim(sessions: Sessions, job_id: str, *, worker: str, lease_seconds: float)
     workers pass the check at once. Rows are locked in the order model, job, request, as by
     everything that changes several of them.
     """
-    with sessions() as session:
-        kind = session.scalar(select(Job.kind).where(Job.id == job_id, Job.kind.in_(KNOWN)))
-    if kind is None:
-        return None
-    return _claim(sessions, job_id, JobKind(kind), worker, lease_seconds)
-
-
-def _claim(
-    sessions: Sessions, job_id: str, kind: JobKind, worker: str, lease_seconds: float
-) -> Lease | None:
     token = secrets.token_hex(16)
     try:
         with sessions.begin() as session:
-            model = _locked_model(session, job_id) if kind == JobKind.UNLEARN else None
+            model = session.scalar(
+                select(Model)
+                .join(Job, Job.model_id == Model.id)
+                .where(Job.id == job_id, Job.kind == JobKind.UNLEARN)
+                .with_for_update(of=Model)
+            )
             job = _claim_row(session, job_id, token, worker, lease_seconds)
             if job is None:
                 return None
@@ -291,11 +286,6 @@ def _claim(
             return lease
     except IntegrityError:
         return None
-
-
-def _locked_model(session: Session, job_id: str) -> Model | None:
-    of_job = select(Model).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
-    return session.scalar(of_job.with_for_update(of=Model))
 
 
 def _end_at_once(session: Session, lease: Lease, model: Model) -> None:
