@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 import redis
 from tests.faults.proxy import Mode
-from tests.faults.rig import Rig
+from tests.faults.rig import Rig, command_of
 from tests.faults.schedule import NEEDS_A_DISK, Fault, Kind
 
 PROCESSES = {
@@ -154,7 +154,7 @@ def kill_backend(rig: Rig, draw: int) -> bool:
     backends = [
         child
         for child in rig.process("postgres").children()
-        if (child.cmdline() or [""])[0].startswith(BACKEND)
+        if "".join(command_of(child)).startswith(BACKEND)
     ]
     if backends:
         send([backends[draw % len(backends)]], signal.SIGKILL)

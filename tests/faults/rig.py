@@ -55,6 +55,14 @@ WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.03
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 class Rig:
     """A running service; use as a context manager.
 
@@ -151,7 +159,7 @@ class Rig:
                 found += [
                     child
                     for child in psutil.Process(self.stack.processes[name].pid).children()
-                    if TRAINING_PROCESS in child.cmdline()
+                    if TRAINING_PROCESS in command_of(child)
                 ]
         return found
 

@@ -10,7 +10,7 @@ import psutil
 from tests.faults.proxy import Mode
 from tests.faults.records import read
 from tests.faults.reference import digest_recorded, digest_undisturbed
-from tests.faults.rig import Rig, is_live
+from tests.faults.rig import Rig, command_of, is_live
 from tests.faults.users import Cast, Removal
 
 MEASURED_SAMPLES = 256
@@ -130,7 +130,7 @@ def killed_on_sight(rig: Rig, job_id: str) -> Iterator[set[int]]:
     def hunt() -> None:
         while not done.wait(0.02):
             for child in rig.training():
-                if any(job_id in part for part in child.cmdline()) and child.pid not in killed:
+                if any(job_id in part for part in command_of(child)) and child.pid not in killed:
                     killed.add(child.pid)
                     child.kill()
 

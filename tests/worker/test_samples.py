@@ -114,6 +114,16 @@ def test_chosen_samples_come_in_the_order_asked_for_and_are_kept(shelf: Shelf) -
     assert len(shelf.store.parts) == calls
 
 
+def test_an_image_that_another_owner_asked_for_is_read_again(shelf: Shelf) -> None:
+    first = shelf.dataset("a", [samples("x", 3)])
+    second = shelf.dataset("b", [samples("x", 3)])
+    second[0].dataset.owner_id = "another"
+    shelf.read(first)
+    calls = len(shelf.store.parts)
+    shelf.read(second)
+    assert len(shelf.store.parts) == calls + 1
+
+
 def test_of_a_large_shard_only_what_is_asked_for_is_read(shelf: Shelf) -> None:
     # 64 images of 12 kB and more: those of the two ends lie further apart than a gap.
     large = samples("x", 64, side=64)

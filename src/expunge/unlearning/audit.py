@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,32 @@ CPU_BATCH_IMAGES = 32
 """Views that go through an encoder at once; few samples go in several views together. More are no
 faster on a CPU, whose caches they overflow, and keep those waiting for whom room is made in between."""
 GPU_BATCH_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one encoder says about B samples.
+
+    levels: per level (V, B, D) float32 L2-normalised outputs of the views; captions: (B, D) float32
+    mean of each sample's L2-normalised caption outputs, for CLIP and captioned images.
+    """
+
+    levels: Mapping[Level, Floats]
+    captions: Floats | None = None
+
+
+Answers = tuple[Answer, Answer]
+"""Of the encoders before and after."""
+
+
+class Memory(Protocol):
+    """Answers that were given before, about one set's samples in the same views."""
+
+    def recall(self, places: range) -> Answers | None:
+        """About the samples at these places of the set, in order; None unless all are known."""
+
+    def keep(self, places: range, answers: Answers) -> None:
+        """Take new ones in."""
 
 
 def audit(
@@ -97,11 +124,13 @@ def stream_outputs(
     seed: int = 0,
     device: str = "auto",
     make: ViewMaker | None = None,
+    memory: Memory | None = None,
 ) -> dict[Level, Outputs]:
     """`outputs` of a set that comes in batches and has so many samples together.
 
-    `make` gives other views than those of the seed. Holds one batch at a time. Raises ValueError as
-    `outputs` does, and where the number of samples is another.
+    `make` gives other views than those of the seed. Encoders do not run on batches that `memory`
+    knows. Holds one batch at a time. Raises ValueError as `outputs` does, and where the number of
+    samples is another.
     """
     if samples == 0:
         raise ValueError("an audit needs at least one sample")
@@ -111,20 +140,28 @@ def stream_outputs(
     spec = before.spec
     make = make or Views(spec.image_size, spec.mean, spec.std, seed=seed).several
     chosen = pair_samples(samples, seed)
-    sides = [_Sides(learner) for learner in (before, after)]
+    sides = _Collection(), _Collection()
     start = 0
     bound = CPU_BATCH_IMAGES if target.type == "cpu" else GPU_BATCH_IMAGES
     with measuring(before, target), measuring(after, target), ThreadPoolExecutor(2) as pool:
         for part in _bounded(batches, bound):
-            batch = part.to(target)
-            stop = start + len(batch)
+            stop = start + len(part)
+            answers = None if memory is None else memory.recall(range(start, stop))
+            if answers is None:
+                together = max(1, bound // len(part))
+                answers = _answers(
+                    (before, after),
+                    part.to(target),
+                    make,
+                    views=views,
+                    together=together,
+                    pool=pool,
+                )
+                if memory is not None:
+                    memory.keep(range(start, stop), answers)
             kept = chosen[(chosen >= start) & (chosen < stop)] - start
-            together = max(1, bound // len(batch))
-            made = _batch_outputs(
-                (before, after), batch, make, views=views, together=together, pool=pool
-            )
-            for side, found in zip(sides, made, strict=True):
-                side.take(batch, found, kept)
+            for side, answer in zip(sides, answers, strict=True):
+                side.take(answer, kept)
             start = stop
     if start != samples:
         raise ValueError(f"{start} samples came, not {samples}")
@@ -151,47 +188,45 @@ class _Collected:
         return Side(np.concatenate(self.views, axis=1), np.concatenate(self.cosines), captions)
 
 
-class _Sides:
+class _Collection:
     """One encoder's outputs on a set, level by level, as its batches come."""
 
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
+    def __init__(self) -> None:
         self._levels: dict[Level, _Collected] = {}
 
-    def take(self, batch: ImageSet, made: Mapping[Level, Floats], kept: NDArray[np.int64]) -> None:
-        """The next batch and its outputs; `kept` are those of its samples that are wanted whole."""
-        learner = self._learner
-        for level, array in made.items():
+    def take(self, answer: Answer, kept: NDArray[np.int64]) -> None:
+        """The next batch; `kept` are those of its samples that are wanted whole."""
+        for level, array in answer.levels.items():
             collected = self._levels.setdefault(level, _Collected())
             collected.views.append(array[:, kept])
             collected.cosines.append(view_cosines(array))
-        if isinstance(learner, CLIP) and batch.captions is not None:
-            captions = _caption_outputs(learner, batch.captions)
+        if answer.captions is not None:
+            images = answer.levels["encoder"]
             collected = self._levels.setdefault("image_text", _Collected())
-            collected.views.append(made["encoder"][:, kept])
-            collected.cosines.append(caption_cosines(made["encoder"], captions))
-            collected.captions.append(captions[kept])
+            collected.views.append(images[:, kept])
+            collected.cosines.append(caption_cosines(images, answer.captions))
+            collected.captions.append(answer.captions[kept])
 
     def found(self) -> dict[Level, Side]:
         """The outputs of all batches together."""
         return {level: collected.side() for level, collected in self._levels.items()}
 
 
-def _batch_outputs(
-    learners: Sequence[Learner],
+def _answers(
+    learners: tuple[Learner, Learner],
     batch: ImageSet,
     make: ViewMaker,
     *,
     views: int,
     together: int,
     pool: Executor,
-) -> list[dict[Level, Floats]]:
-    """Of each learner, per level (V, B, D) L2-normalised outputs of a batch's views.
+) -> Answers:
+    """Of both learners about a batch.
 
-    So many views go through at once, and each is made once for all learners. Learners go side by
+    So many views go through at once, and each is made once for both learners. Learners go side by
     side: where one has to wait for a core, the other does not wait for it at every layer.
     """
-    parts: list[dict[Level, list[Tensor]]] = [{} for _ in learners]
+    parts: tuple[dict[Level, list[Tensor]], ...] = ({}, {})
     for start in range(0, views, together):
         numbers = range(start, min(start + together, views))
         seen = make(batch.images, batch.ids, numbers)
@@ -200,9 +235,14 @@ def _batch_outputs(
         for found, levels in zip(parts, encoded, strict=True):
             for level, normalised in levels.items():
                 found.setdefault(level, []).append(normalised)
-    return [
-        {level: torch.cat(made).cpu().numpy() for level, made in found.items()} for found in parts
-    ]
+    before, after = (
+        Answer(
+            {level: torch.cat(made).cpu().numpy() for level, made in found.items()},
+            _caption_outputs(learner, batch.captions),
+        )
+        for learner, found in zip(learners, parts, strict=True)
+    )
+    return before, after
 
 
 @torch.no_grad()
@@ -215,8 +255,10 @@ def _encoded(learner: Learner, *, seen: Tensor, shape: tuple[int, ...]) -> dict[
     return found
 
 
-def _caption_outputs(learner: CLIP, captions: Captions) -> Floats:
-    """(B, D) mean of each sample's L2-normalised caption outputs."""
+def _caption_outputs(learner: Learner, captions: Captions | None) -> Floats | None:
+    """(B, D) mean of each sample's L2-normalised caption outputs; None without captions or CLIP."""
+    if captions is None or not isinstance(learner, CLIP):
+        return None
     rows, owner = captions.rows()
     texts = learner.text_features(captions.tokens[rows.to(captions.tokens.device)])
     sums = texts.new_zeros(len(captions), texts.shape[1]).index_add_(

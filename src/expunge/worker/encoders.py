@@ -19,14 +19,15 @@ from expunge.registry.objects import ObjectMissing
 from expunge.registry.subsets import Chosen, Indexes, Subset
 from expunge.registry.tables import Checkpoint, CheckpointDataset, Dataset, Model
 from expunge.unlearning import checkpoints
-from expunge.unlearning.audit import stream_outputs
+from expunge.unlearning.audit import Memory, stream_outputs
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.frameworks.folding import fold_batch_norm
 from expunge.unlearning.hardware import resolve_device
 from expunge.worker.context import Context
 from expunge.worker.leases import Held
-from expunge.worker.samples import Images
+from expunge.worker.remembering import Remembered
+from expunge.worker.samples import Images, captioned
 from expunge.worker.staging import Stage
 from expunge.worker.warmth import Warm
 from expunge.worker.watching import JobFailed
@@ -76,6 +77,7 @@ class Encoders:
         self._references: Warm[tuple[object, ...], Reference] = Warm(
             "references", WARM_REFERENCE_BYTES, _weight
         )
+        self._remembered = Remembered()
 
     def learner(self, checkpoint: Checkpoint, held: Held) -> Learner:
         """The checkpoint's encoder, made to answer fast: it cannot be trained or stored.
@@ -113,12 +115,19 @@ class Encoders:
         return chosen
 
     def outputs(self, pair: Pair, chosen: Sequence[Chosen], held: Held) -> dict[Level, Outputs]:
-        """What both encoders say about at least one sample.
+        """What both encoders say about at least one of an owner's samples.
 
         Raises:
             JobFailed: weights were destroyed.
             ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
         """
+        captions = captioned(chosen, self.learner(pair.before, held).spec)
+        memory = self._remembered.about(chosen, pair.key, captions=captions)
+        return self._outputs(pair, chosen, held, memory)
+
+    def _outputs(
+        self, pair: Pair, chosen: Sequence[Chosen], held: Held, memory: Memory | None
+    ) -> dict[Level, Outputs]:
         before, after = self.learner(pair.before, held), self.learner(pair.after, held)
         spec = before.spec
         views = Views(spec.image_size, spec.mean, spec.std, seed=pair.seed)
@@ -136,6 +145,7 @@ class Encoders:
             seed=pair.seed,
             device=self._context.settings.device,
             make=make,
+            memory=memory,
         )
 
     def retained(self, pair: Pair, owner_id: str, held: Held) -> Reference | None:
@@ -215,7 +225,8 @@ class Encoders:
             )
             if len(chosen) < least:
                 return None
-            return Reference(self.outputs(pair, chosen, held))
+            # Kept as a whole, with what is computed of it: not once more by the sample.
+            return Reference(self._outputs(pair, chosen, held, None))
         except ObjectMissing:
             if {each.id for each in held.patiently(find)} == {each.id for each in datasets}:
                 raise

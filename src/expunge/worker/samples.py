@@ -32,7 +32,7 @@ class Images:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._warm: Warm[tuple[str, int], Tensor] = Warm(
+        self._warm: Warm[tuple[str, str, int], Tensor] = Warm(
             "images", WARM_BYTES, lambda image: image.nbytes
         )
 
@@ -48,7 +48,7 @@ class Images:
         """
         objective = spec.objective
         captions = [each.record.caption or "" for each in chosen]
-        captioned = isinstance(objective, CLIP) and all(each.strip() for each in captions)
+        with_captions = captioned(chosen, spec)
         for start in range(0, len(chosen), BATCH_SAMPLES):
             batch = chosen[start : start + BATCH_SAMPLES]
             texts = captions[start : start + BATCH_SAMPLES]
@@ -57,21 +57,30 @@ class Images:
                 ids=torch.tensor([sample_id(each.sha256) for each in batch], dtype=torch.int64),
                 keys=[each.name for each in batch],
                 captions=tokenise(texts, objective.context_length)
-                if isinstance(objective, CLIP) and captioned
+                if isinstance(objective, CLIP) and with_captions
                 else None,
             )
 
     def _pixels(self, held: Held, chosen: Sequence[Chosen], size: int) -> list[Tensor]:
         """Of each sample (3, size, size) uint8."""
-        found = [self._warm.get((each.sha256, size)) for each in chosen]
+        # Each owner's apart: how soon an answer comes must not tell that others have the same image.
+        names = [(each.dataset.owner_id, each.sha256, size) for each in chosen]
+        found = [self._warm.get(name) for name in names]
         missing = [place for place, image in enumerate(found) if image is None]
         if missing:
             samples = _encoded(self._store, held, [chosen[place] for place in missing])
             for place, image in zip(missing, decode_images(samples, size), strict=True):
                 # Its own memory: a view would keep the whole batch.
                 found[place] = own = image.clone()
-                self._warm.keep((chosen[place].sha256, size), own)
+                self._warm.keep(names[place], own)
         return [image for image in found if image is not None]
+
+
+def captioned(chosen: Sequence[Chosen], spec: EncoderSpec) -> bool:
+    """Whether encoders of `spec` take captions and all of these samples have one."""
+    return isinstance(spec.objective, CLIP) and all(
+        (each.record.caption or "").strip() for each in chosen
+    )
 
 
 @dataclass
