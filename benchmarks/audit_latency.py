@@ -2,7 +2,9 @@
 
     python benchmarks/audit_latency.py --name NAME [--calls 40]
 
-Also what 5,000 samples cost: seconds, and the interactive worker's memory before, at most and after.
+Of samples that the service's own audit of the request was about, as of most requests it is about all,
+and of others, which no audit was about yet. Also what 5,000 samples cost: seconds, and the interactive
+worker's memory before, at most and after.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from PIL import Image
 
 from expunge.client import Client
 from expunge.embedded.stack import Stack
+from expunge.evidence.protocol import MAX_SAMPLES
 from expunge.formats.shards import make_sample, write_shard
 from http_load import Call, bare_server, send
 from record import RESULTS, conditions
@@ -32,7 +35,8 @@ from record import RESULTS, conditions
 PORT, BARE_PORT = 8395, 8396
 AIM_MS = 300
 SIZES = (1, 8, 64)
-MANY = 5_000
+MANY, REVIEWED = 5_000, MAX_SAMPLES
+OWN_SEED = 1
 RETAINED, OTHERS, CONTROL = 1_000, 64, 600
 IMAGE_SIDE = 32
 CALM_LOOKS = 5
@@ -45,6 +49,7 @@ ENCODER = {
     "architecture": {"name": "resnet18_cifar", "width": 16},
     "image_size": IMAGE_SIDE,
 }
+SHORT = {"epochs": 1, "batch_size": 128}
 UNLIMITED = {
     "EXPUNGE_AUDIT_BUDGET_PER_DAY": "1000000",
     "EXPUNGE_AUDIT_SAMPLE_VIEWS_PER_DAY": "1000000000",
@@ -62,8 +67,8 @@ def main() -> None:
             bare_server(work, BARE_PORT),
             _told(stack, work) as story,
         ):
-            cold = {"first audit of a fresh worker": story.seconds(8, views_seed=0)}
-            cold["first audit with another seed"] = story.seconds(8, views_seed=1)
+            story.seconds(8)
+            cold = story.seconds(8, OWN_SEED)
             latency = story.measured("nothing trains", args.calls)
             many = story.many(stack)
             with story.training():
@@ -78,21 +83,24 @@ def main() -> None:
 
 @dataclass
 class Story:
-    """A completed request over many samples, and another model's data to train on meanwhile."""
+    """Completed requests over few and many samples, and another model's data to train on meanwhile."""
 
     owner: Client
     secret: str
+    reviewed: str
+    """Its samples are all in the service's own audit of it."""
     request: str
+    """Its samples hardly are."""
     model: str
     other: str
     job: str = ""
     draws: int = 0
 
-    def _call(self, samples: int, views_seed: int = 0) -> Call:
+    def _call(self, request: str, samples: int, seed: int | None = None) -> Call:
         """An audit of samples that no earlier call has drawn together."""
         self.draws += 1
         draw = {"samples": samples, "seed": self.draws}
-        body = {"request_id": self.request, "draw": draw, "seed": views_seed}
+        body = {"request_id": request, "draw": draw} | ({} if seed is None else {"seed": seed})
         headers = {
             "authorization": f"Bearer {self.secret}",
             "content-type": "application/json",
@@ -100,9 +108,9 @@ class Story:
         }
         return Call.of("POST", "/audit", headers, json.dumps(body).encode())
 
-    def seconds(self, samples: int, views_seed: int) -> float:
+    def seconds(self, samples: int, seed: int | None = None) -> float:
         """Of one audit."""
-        answers = send(PORT, [self._call(samples, views_seed)], connections=1)
+        answers = send(PORT, [self._call(self.request, samples, seed)], connections=1)
         if answers.statuses != [200]:
             raise RuntimeError(f"the audit was answered with {answers.statuses}")
         return round(answers.seconds[0], 2)
@@ -111,9 +119,10 @@ class Story:
         """Latencies of audits one after the other, each of other samples."""
         bare = [Call.of("GET", "/bare", {})] * calls
         wanted = {f"bare route, {moment}": (BARE_PORT, bare)}
-        for samples in SIZES:
-            name = f"{samples} sample{'s' if samples > 1 else ''}, {moment}"
-            wanted[name] = PORT, [self._call(samples) for _ in range(calls)]
+        for request, known in ((self.reviewed, "reviewed"), (self.request, "never audited")):
+            for samples in SIZES:
+                name = f"{samples} {known}, {moment}"
+                wanted[name] = PORT, [self._call(request, samples) for _ in range(calls)]
         found = {}
         for name, (port, asked) in wanted.items():
             with _stolen() as stolen:
@@ -143,7 +152,7 @@ class Story:
     def _of_all(self) -> float:
         """Seconds of an audit of all samples; too long for one call to wait for."""
         started = time.perf_counter()
-        found = self.owner.audit(self.request, seed=0)
+        found = self.owner.audit(self.request, seed=OWN_SEED)
         if found.state != "succeeded":
             raise RuntimeError(f"the audit {found.state}: {found.reason}")
         return round(time.perf_counter() - started, 2)
@@ -200,18 +209,22 @@ def _told(stack: Stack, folder: Path) -> Iterator[Story]:
         owner.grant(retained, party.id)
     with Client(stack.url, secret) as owner:
         many = _dataset(owner, folder, "many", MANY)
+        few = _dataset(owner, folder, "few", REVIEWED)
         other = _dataset(owner, folder, "other", OTHERS)
         control = _dataset(owner, folder, "control", CONTROL)
         model = owner.create_model("encoder", ENCODER, control_dataset_id=control)
-        owner.pretrain(model.id, [retained, many, other], {"epochs": 1, "batch_size": 128})
+        owner.pretrain(model.id, [retained, many, few, other], SHORT)
         while owner.model(model.id).head_checkpoint_id is None:
             time.sleep(0.2)
-        request = owner.create_request(model.id, [many], params={"epochs": 1, "batch_size": 128})
-        while owner.request(request.id).state not in ("completed", "failed"):
-            time.sleep(0.2)
-        with Client(stack.url, stack.operator.secret) as operator:
-            _until_at_rest(operator)
-        yield Story(owner, secret, request.id, model.id, other)
+        requests = []
+        for each in (many, few):
+            request = owner.create_request(model.id, [each], params=SHORT)
+            while owner.request(request.id).state not in ("completed", "failed"):
+                time.sleep(0.2)
+            with Client(stack.url, stack.operator.secret) as operator:
+                _until_at_rest(operator)
+            requests.append(request.id)
+        yield Story(owner, secret, requests[1], requests[0], model.id, other)
 
 
 @contextmanager
@@ -259,25 +272,26 @@ def _page(result: dict[str, Any]) -> str:
         f"| **{found['p95_ms']:g}** | {found['p99_ms']:g} | {found['max_ms']:g} | {found['stolen_percent']:g} |"
         for what, found in result["latency"].items()
     ]
-    cold = [f"| {what} | {seconds:g} |" for what, seconds in result["cold_seconds"].items()]
     many = result["many"]
     return (
         "# Waiting for an audit\n\n"
         f"{result['hardware']}; commit `{result['commit']}`; {result['date']}; 1-minute load before "
         f"the run {result['load_average_before']}.\n\n"
-        "`POST /audit` with `Prefer: wait`, one call after the other, each of other samples; ten "
+        "`POST /audit` with `Prefer: wait`, one call after the other, each of another draw; ten "
         "views, SimCLR, ResNet-18 of width 16; 512 retained and 512 control images to compare with. "
         "The training is Alignment Calibration of the same model on the same cores, where the client "
         f"runs too ({'throughout' if result['trained_throughout'] else 'not to the end'}). The aim is "
         f"a p95 of {AIM_MS} ms for 8 samples. Stolen: of the cores' time, by other machines of the host.\n\n"
+        f"**Reviewed** samples are all {REVIEWED} of a request, which the service has audited by itself "
+        "once it was completed: what encoders say about each is remembered. **Never audited** ones are "
+        f"drawn from {MANY:,} of another request, so that encoders have to run.\n\n"
         "| audit of | calls | refused | p50, ms | **p95** | p99 | max | stolen, % |\n"
         "|---|---|---|---|---|---|---|---|\n"
         + "\n".join(rows)
-        + "\n\n## Cold\n\nNothing is in memory yet but the worker's code; or all but what 512 "
-        "retained and 512 control images look like in these views.\n\n| | seconds |\n|---|---|\n"
-        + "\n".join(cold)
-        + f"\n\n## {many['samples']:,} samples in one audit\n\n"
-        f"{many['first_seconds']:g} s, and {many['second_seconds']:g} s once more. The interactive "
+        + f"\n\nThe first audit with a seed of one's own took {result['cold_seconds']:g} s: retained and "
+        "control images are looked at in its views.\n\n"
+        f"## {many['samples']:,} samples in one audit, with that seed\n\n"
+        f"{many['first_seconds']:g} s, and {many['second_seconds']:g} s once more, remembered. The interactive "
         f"worker held {many['mb_before']} MB before, {many['mb_after_first']} MB after the first and "
         f"{many['mb_after_second']} MB after the second, at most {many['mb_peak']} MB in between.\n"
         f"\n    {result['command']}\n"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from expunge.client.cli import build_app
 from expunge.client.sdk import Client
+from expunge.evidence import protocol
 from expunge.evidence.audit.outputs import Outputs, Side
 from expunge.evidence.audit.relearning import relearning
 from expunge.registry import reviews
@@ -108,7 +109,7 @@ def test_a_request_shows_its_alerts_and_the_services_own_audit(scene: Scene) -> 
     assert shown["alerts"] == 1
     audit = scene.owner.get(f"/audits/{shown['protocol_audit_id']}").json()
     assert (audit["purpose"], audit["state"]) == ("protocol", "succeeded")
-    assert audit["views"] == reviews.VIEWS
+    assert audit["views"] == protocol.VIEWS
     assert audit["finished_at"] is not None
     purposes = [each["purpose"] for each in scene.owner.get("/audits").json()["items"]]
     assert purposes == [AuditPurpose.LATER_HEAD, AuditPurpose.PROTOCOL]

@@ -12,6 +12,7 @@ from tests.api.conftest import Cast, Past, User, problem_of
 
 from expunge.evidence.audit import Outputs, audit
 from expunge.evidence.pictures.bundle import Bundle, pack
+from expunge.evidence.protocol import views_seed
 from expunge.formats.shards import SampleRecord
 from expunge.registry import audits, datasets
 from expunge.registry.objects import put_bytes
@@ -192,6 +193,15 @@ def test_the_answer_repeats_which_samples_were_asked_for(
     assert (sorted(found["sample_keys"]), found["draw"]) == (sorted(keys), draw)
     one = {"request_id": finished.request, "dataset_ids": [first], "sample_keys": ["ada/3"]}
     assert data_owner.post("/audit", one).status_code == 202
+
+
+def test_without_a_seed_the_views_are_those_of_the_services_own_audits(
+    finished: Finished, data_owner: User
+) -> None:
+    model_id = data_owner.get(f"/requests/{finished.request}").json()["model_id"]
+    for given, expected in (({}, views_seed(model_id)), ({"seed": 0}, 0), ({"seed": 5}, 5)):
+        answer = data_owner.post("/audit", {"request_id": finished.request} | given)
+        assert data_owner.get(f"/audits/{answer.json()['id']}").json()["seed"] == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.api.conftest import Cast, Past, User, images, problem_of, shard_of
 from expunge.evidence import encoding as evidence
 from expunge.evidence.audit import Outputs
 from expunge.evidence.encoding import Encoded, Inputs, Weights
+from expunge.evidence.protocol import views_seed
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import index_shard
 from expunge.registry import access, datasets, encodings
@@ -136,6 +137,11 @@ def test_an_encoding_is_asked_for_shown_and_fetched(case: Case) -> None:
     assert shown["receipt"]["statement"]["before"].items() >= shown["before"].items()
     assert case.owner.get(shown["outputs"]).content == data
     assert first["id"] in [each["id"] for each in case.owner.get("/encodings").json()["items"]]
+
+
+def test_without_a_seed_the_views_are_those_of_the_services_own_audits(case: Case) -> None:
+    assert case.encode().json()["seed"] == views_seed(case.model)
+    assert case.encode(seed=0).json()["seed"] == 0
 
 
 def test_the_weights_are_those_that_the_request_names(case: Case) -> None:

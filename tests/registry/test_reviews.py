@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from tests.registry.conftest import House, Scene, weights
 
+from expunge.evidence.protocol import protocol
 from expunge.registry import alerts, checkpoints, jobs, reviews
 from expunge.registry.errors import NotFound
 from expunge.registry.tables import Alert, Audit, Checkpoint, Job, LogRow, Role
@@ -71,8 +72,8 @@ def test_the_protocol_is_what_the_log_has_had_since_the_request(
 ) -> None:
     """Even if the service's own idea of it changes while the request waits."""
     request_id = house.ask(scene.first, scene.model, scene.firsts)
-    fixed = reviews.protocol(scene.model, request_id)
-    monkeypatch.setattr(reviews, "VIEWS", 99)
+    fixed = protocol(scene.model, request_id)
+    monkeypatch.setattr("expunge.evidence.protocol.VIEWS", 99)
     lease = house.claim(str(house.request(request_id).job_id))
     with house.sessions.begin() as session:
         checkpoints.record_unlearned(session, lease, weights(), {"seconds": 1.0})
@@ -82,8 +83,8 @@ def test_the_protocol_is_what_the_log_has_had_since_the_request(
 
 
 def test_seeds_come_from_the_ids_and_are_exact_in_json() -> None:
-    first, second = reviews.protocol("mdl_1", "req_1"), reviews.protocol("mdl_1", "req_2")
-    assert first["seed"] == second["seed"] != reviews.protocol("mdl_2", "req_1")["seed"]
+    first, second = protocol("mdl_1", "req_1"), protocol("mdl_1", "req_2")
+    assert first["seed"] == second["seed"] != protocol("mdl_2", "req_1")["seed"]
     assert first["draw"]["seed"] != second["draw"]["seed"]
     digest = hashlib.sha256(b"mdl_1").hexdigest()
     assert f"{first['seed']:012x}" == digest[:12]

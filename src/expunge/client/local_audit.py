@@ -15,6 +15,7 @@ from expunge.client.resources import RemovalRequest
 from expunge.evidence.audit import AuditReport, Level, NullQuantiles, audit, bounds_of_all, place
 from expunge.evidence.encoding import PAYLOAD_TYPE, SIDES, BadEncoding, Encoded, check
 from expunge.evidence.pictures.bundle import Bundle
+from expunge.evidence.protocol import views_seed
 from expunge.evidence.signing import BadSignature, PublicKey, signed_by, verify
 from expunge.evidence.succession import KnownKey, follow
 
@@ -69,11 +70,13 @@ def audit_at_home(
     sample_keys: Sequence[str] | None = None,
     draw: Mapping[str, int] | None = None,
     views: int,
-    seed: int,
+    seed: int | None,
     matrix_size: int,
     keys: Sequence[PublicKey] = (),
 ) -> LocalAudit:
     """See `Client.audit_at_home`."""
+    if seed is None:
+        seed = views_seed(client.request(request_id).model_id)
     asked: dict[str, Any] = {
         "dataset_ids": dataset_ids,
         "sample_keys": sample_keys,

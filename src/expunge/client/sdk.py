@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 MAX_WAIT_SECONDS = 3600.0
-DEFAULT_VIEWS, DEFAULT_SEED, DEFAULT_MATRIX_SIZE = 10, 0, 64
+DEFAULT_VIEWS, DEFAULT_MATRIX_SIZE = 10, 64
 
 
 class Client(
@@ -100,12 +100,13 @@ class Client(
         sample_keys: Sequence[str] | None = None,
         draw: Mapping[str, int] | None = None,
         views: int = DEFAULT_VIEWS,
-        seed: int = DEFAULT_SEED,
+        seed: int | None = None,
         matrix_size: int = DEFAULT_MATRIX_SIZE,
         keys: Sequence["PublicKey"] = (),
     ) -> "LocalAudit":
         """Audit a completed request here, from both encoders' outputs; with `keys`, only if one of them signed.
 
+        Without a `seed`, the views are those of the service's own audits (`evidence.protocol`).
         Costs two queries of the request's budget: the encoding, and an audit of the same samples
         for its quantiles.
 

@@ -1,11 +1,12 @@
 """Audits: what may be asked of a request's before and after, and the recorded answer. Never computes one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from expunge.evidence.protocol import views_seed
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.access import STANDARD, Budget
 from expunge.registry.asking import compared, subset_of
@@ -28,12 +29,18 @@ class Protocol:
     """How samples are compared; the answer repeats it."""
 
     views: int
-    seed: int
+    seed: int | None
+    """Of the views; none: that of the service's own audits of the model."""
     matrix_size: int
 
-    def to_params(self) -> dict[str, int]:
+    def to_params(self) -> dict[str, int | None]:
         """As a job's parameters hold it."""
         return {"views": self.views, "seed": self.seed, "matrix_size": self.matrix_size}
+
+    def of(self, model_id: str) -> "Protocol":
+        """With a seed, about this model."""
+        seed = views_seed(model_id) if self.seed is None else self.seed
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ def create(
     request = admission.request
     subset = subset_of(admission, asked)
     before, after = compared(request)
+    protocol = asked.protocol.of(request.model_id)
     held = retention.hold(session, checkpoint_ids=[before, after], dataset_ids=subset.dataset_ids)
     access.charge(
         session,
@@ -100,7 +108,7 @@ def create(
         JobKind.AUDIT,
         actor=party.id,
         owner_id=party.id,
-        params={"audit_id": audit_id, **subset.to_params(), **asked.protocol.to_params()},
+        params={"audit_id": audit_id, **subset.to_params(), **protocol.to_params()},
     )
     audit = Audit(
         id=audit_id,

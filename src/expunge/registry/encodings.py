@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from expunge.evidence.protocol import views_seed
 from expunge.registry import access, idempotency, jobs, orphans, retention, waiting
 from expunge.registry.access import STANDARD, Budget
 from expunge.registry.asking import compared, subset_of
@@ -46,6 +47,7 @@ class Asked:
     request_id: str
     views: int
     seed: int | None
+    """Of the service's views; none: that of its own audits of the model."""
     dataset_ids: tuple[str, ...] | None = None
     sample_keys: tuple[str, ...] | None = None
     draw: Draw | None = None
@@ -55,6 +57,12 @@ class Asked:
     def of_views(cls, request_id: str, own: OwnViews) -> "Asked":
         """An encoding of views made at home."""
         return cls(request_id, own.views, None, own.dataset_ids, own.samples, None, own)
+
+    def views_seed(self, model_id: str) -> int | None:
+        """Of the views of this model's encoders; none where they were made at home."""
+        if self.own_views is not None:
+            return None
+        return views_seed(model_id) if self.seed is None else self.seed
 
     def call(self, party: Party, idempotency_key: str | None) -> idempotency.Call:
         """The call that asks for it."""
@@ -166,7 +174,7 @@ def create(
             "encoding_id": encoding_id,
             **subset.to_params(),
             "views": asked.views,
-            "seed": asked.seed,
+            "seed": asked.views_seed(request.model_id),
         },
     )
     own = asked.own_views

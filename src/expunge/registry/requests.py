@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, lazyload
 
+from expunge.evidence.protocol import protocol
 from expunge.registry import (
     datasets,
     idempotency,
@@ -17,7 +18,6 @@ from expunge.registry import (
     parameters,
     policies,
     retention,
-    reviews,
     visibility,
     waiting,
 )
@@ -96,7 +96,7 @@ def create(
         path,
         actor=owner.id,
         method=method,
-        protocol=reviews.protocol(model.id, request_id),
+        protocol=protocol(model.id, request_id),
     )
     return request
 

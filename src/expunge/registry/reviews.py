@@ -4,7 +4,6 @@ One job reviews all requests of a removal that has ended, or past requests under
 computes an audit.
 """
 
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from expunge.evidence.protocol import protocol
 from expunge.registry import (
     alerts,
     audits,
@@ -38,32 +38,6 @@ from expunge.registry.tables import (
     Party,
     Request,
 )
-
-VIEWS = 10
-MAX_SAMPLES = 512
-"""Of a request with more, so many are drawn."""
-MATRIX_SIZE = 64
-SEED_BYTES = 6
-"""So that every reader of JSON holds a seed exactly."""
-
-
-def protocol(model_id: str, request_id: str) -> dict[str, Any]:
-    """How the service audits a request whenever it does: views, samples, and seeds that nobody chooses.
-
-    Seeds are the first 48 bits of a SHA-256: of the request's id for the draw of its samples, of
-    the model's id for the views, which all requests of a model share so that what they are held
-    against is computed once.
-    """
-    return {
-        "views": VIEWS,
-        "seed": _seed(model_id),
-        "draw": {"samples": MAX_SAMPLES, "seed": _seed(request_id)},
-        "matrix_size": MATRIX_SIZE,
-    }
-
-
-def _seed(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:SEED_BYTES], "big")
 
 
 def after_removal(session: Session, removal: Job) -> None:

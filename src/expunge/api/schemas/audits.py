@@ -12,6 +12,7 @@ from expunge.api.schemas.values import (
     DatasetId,
     RequestId,
     Seed,
+    ViewsSeed,
     WorkState,
     example,
 )
@@ -71,7 +72,7 @@ class NewAudit(Body):
     views: Annotated[
         int, Field(strict=True, ge=2, le=MAX_VIEWS, description="Random views a sample.")
     ] = 10
-    seed: Seed = 0
+    seed: ViewsSeed = None
 
     def asked(self) -> audits.Asked:
         """As the registry takes it."""

@@ -12,7 +12,7 @@ from expunge.api.schemas.values import (
     Body,
     DatasetId,
     RequestId,
-    Seed,
+    ViewsSeed,
     WorkState,
     example,
 )
@@ -42,7 +42,7 @@ class NewEncoding(Body):
     views: Annotated[
         int, Field(strict=True, ge=2, le=MAX_VIEWS, description="Random views a sample.")
     ] = 10
-    seed: Seed = 0
+    seed: ViewsSeed = None
 
     def asked(self) -> encodings.Asked:
         """As the registry takes it."""

@@ -62,6 +62,10 @@ Seed = Annotated[
     int,
     Field(strict=True, ge=0, lt=2**63, description="Same seed, same hardware: same result."),
 ]
+ViewsSeed = Annotated[
+    Seed | None,
+    Field(description="Of the views; that of the service's own audits of the model, if left out."),
+]
 
 IdempotencyKey = Annotated[
     str | None,

@@ -42,7 +42,10 @@ def audit(
     draw_seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     matrix_size: Annotated[int | None, typer.Option(help="Samples in the matrices.")] = None,
     views: Annotated[int | None, typer.Option(help="Random views per sample.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the views.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the views; without it the one of the service's own audits."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report and the heat maps; made if missing.")
     ] = None,
