@@ -231,6 +231,13 @@ def no_spec(good: Path, target: Path) -> Path:
     return renamed(good, target, spec="{}")
 
 
+def immense(good: Path, target: Path) -> Path:
+    shape = {"dtype": "F32", "shape": [10**4000] * 3, "data_offsets": [0, 0]}
+    text = json.dumps({"encoder.w": shape}).encode()
+    target.write_bytes(struct.pack("<Q", len(text)) + text)
+    return target
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -238,6 +245,7 @@ def no_spec(good: Path, target: Path) -> Path:
         (padded, "the tensors need"),
         (pickled, "header"),
         (header_only, "too short"),
+        (immense, "one of no file"),
         (other_width, "architecture.width is 8, the model has 4"),
         (other_framework, 'objective.framework is "moco", the model has "simclr"'),
         (no_format, "'expunge-checkpoint/1' is expected"),

@@ -276,6 +276,40 @@ class TestTensors:
         tracemalloc.stop()
         assert peak < 2 * MAX_HEADER_BYTES
 
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            [10**4000] * 3,
+            [10**38] * 10_000,
+            [0] * 300_000,
+            [2**62, 4, 0],
+            [2**63, 0],
+        ],
+        ids=["long", "many", "rank", "product", "extent"],
+    )
+    def test_shapes_beyond_all_measure_are_refused_at_once_in_few_words(
+        self, tmp_path: Path, shape: list[int]
+    ) -> None:
+        tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        text = json.dumps({"encoder." + "w" * 10_000: tensor}).encode()
+        source = tmp_path / "file"
+        source.write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(TensorFileError) as refused:
+            read_header(source)
+        assert len(str(refused.value)) < 300
+
+    @pytest.mark.parametrize("offsets", [[0, 10**4000], [10**4000, 0]])
+    def test_offsets_beyond_all_measure_are_refused_in_few_words(
+        self, tmp_path: Path, offsets: list[int]
+    ) -> None:
+        tensor = {"dtype": "U8", "shape": [1], "data_offsets": offsets}
+        text = json.dumps({"encoder.w": tensor}).encode()
+        source = tmp_path / "file"
+        source.write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(TensorFileError) as refused:
+            read_header(source)
+        assert len(str(refused.value)) < 300
+
     def test_names_that_stand_twice_are_refused(self, tmp_path: Path) -> None:
         one = b'"encoder.w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}'
         text = b"{" + one + b", " + one + b"}"

@@ -14,6 +14,12 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 20_000
 MAX_MARKS = 20 * MAX_TENSORS
 """Commas and opening brackets of a header; a tensor has some ten. A few bytes of text each become objects of many."""
+MAX_RANK = 16
+"""Extents of a tensor; a convolution's weights have four."""
+MAX_SIZE = 2**63 - 1
+"""Of an extent, an offset, and the bytes of a tensor, as tensor libraries count. Integers of JSON have no end."""
+NAME_CHARS = 80
+"""Of a name, in a message."""
 LENGTH_BYTES = 8
 COPY_BYTES = 2**20
 DTYPE_BYTES = {
@@ -87,21 +93,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_layout(tensors: dict[str, Any], data_bytes: int) -> None:
     spans = []
     for name, tensor in tensors.items():
-        try:
-            shape, (start, end) = tensor["shape"], tensor["data_offsets"]
-            item = DTYPE_BYTES[tensor["dtype"]]
-            numbers = [*shape, start, end]
-        except (KeyError, TypeError, ValueError) as error:
-            raise TensorFileError(f"tensor {name!r} is not described as it should be") from error
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise TensorFileError(f"tensor {name!r} has a size that is not a whole number")
-        count = item
-        for extent in shape:
-            count *= extent
-        if end - start != count:
-            raise TensorFileError(
-                f"tensor {name!r} has {end - start} bytes, its shape says {count}"
-            )
+        start, end = _span(f"tensor {name[:NAME_CHARS]!r}", tensor)
         spans.append((start, end))
     position = 0
     for start, end in sorted(spans):
@@ -110,6 +102,29 @@ def _check_layout(tensors: dict[str, Any], data_bytes: int) -> None:
         position = end
     if position != data_bytes:
         raise TensorFileError(f"the tensors need {position} bytes, the file has {data_bytes}")
+
+
+def _span(name: str, tensor: Any) -> tuple[int, int]:
+    """Where the tensor starts and ends, if that fits its shape."""
+    try:
+        shape, (start, end) = tensor["shape"], tensor["data_offsets"]
+        item = DTYPE_BYTES[tensor["dtype"]]
+        rank = len(shape)
+        numbers = [*shape[:MAX_RANK], start, end]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TensorFileError(f"{name} is not described as it should be") from error
+    if rank > MAX_RANK:
+        raise TensorFileError(f"{name} has {rank} dimensions, {MAX_RANK} are the most")
+    if not all(type(number) is int and 0 <= number <= MAX_SIZE for number in numbers):
+        raise TensorFileError(f"{name} has a size that is not a whole number, or one of no file")
+    needed = item
+    for extent in shape:
+        needed *= extent
+        if needed > MAX_SIZE:
+            raise TensorFileError(f"{name} has a shape that no file holds")
+    if end - start != needed:
+        raise TensorFileError(f"{name} has {end - start} bytes, its shape says {needed}")
+    return start, end
 
 
 def is_release(source: Path) -> bool:
