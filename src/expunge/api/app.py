@@ -38,6 +38,7 @@ from expunge.api.routes import (
     signing_keys,
 )
 from expunge.api.service import Service
+from expunge.api.space import Space
 from expunge.api.tenure import Tenure
 from expunge.api.tracing import RequestTracing
 from expunge.registry import spans
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             drawings=Drawings(store),
             rates=rates,
             places=Places(resolved.open_calls_per_key),
+            space=Space(scratch.path),
             readiness=Readiness(checks_of(own, engine, store, rates)),
             vitals=Vitals(sessions(engine)),
         )

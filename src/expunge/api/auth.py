@@ -23,6 +23,8 @@ from expunge.registry.tables import ApiKey, Party, Role
 
 CALLER = "expunge.caller"
 """Where the caller stands in the connection's scope, once it is known."""
+PLACED = "expunge.placed"
+"""Likewise, that the call has its place."""
 _USE = timedelta(seconds=parties.USE_SECONDS)
 
 bearer = HTTPBearer(
@@ -72,11 +74,17 @@ async def authenticated(
 async def place(request: Request) -> AsyncIterator[None]:
     """A dependency of calls that stay open: a place among those of the caller's key, until the call is over.
 
+    A call that stays open for several reasons has one.
+
     Raises:
         TooManyOpen: the key has none left.
     """
+    if request.scope.get(PLACED):
+        yield
+        return
     caller, service = await caller_of(request), await current_service(request)
     with service.places.one(caller.key.id):
+        request.scope[PLACED] = True
         yield
 
 

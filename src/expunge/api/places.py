@@ -1,6 +1,6 @@
-"""How many calls a key may hold open at once in this process: event streams, waiting calls, checks of uploads.
+"""How many calls a key may hold open at once in this process: event streams, waiting calls, uploads, their checks.
 
-Each of them looks at the database again and again. Counts by key, and knows nothing of what is called.
+Each of them looks at the database again and again, or fills the disk. Counts by key, whatever is called.
 """
 
 import threading
@@ -38,7 +38,7 @@ class Places:
             taken = self._taken[key_id]
             if self._allowed and taken >= self._allowed:
                 raise TooManyOpen(
-                    f"At most {self._allowed:,} event streams, waiting calls and checks of uploads of "
+                    f"At most {self._allowed:,} event streams, waiting calls, uploads and their checks of "
                     f"one key are open at once, and {taken:,} are: close one, or wait for one.",
                     allowed=self._allowed,
                     open=taken,

@@ -11,6 +11,7 @@ from expunge.api.endings import Endings
 from expunge.api.places import Places
 from expunge.api.rates import RateLimits
 from expunge.api.readiness import Readiness
+from expunge.api.space import Space
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore
 from expunge.registry.settings import Settings
@@ -33,6 +34,7 @@ class Service:
     drawings: Drawings
     rates: RateLimits
     places: Places
+    space: Space
     readiness: Readiness
     vitals: Vitals
 

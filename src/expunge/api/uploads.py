@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
 
+from expunge.api.space import Space
 from expunge.formats.digests import parse_content_digest
 from expunge.registry.errors import DigestMismatch, DomainError
 from expunge.registry.quota import ANY, Room
@@ -77,28 +78,39 @@ def described_body(media_type: str) -> dict[str, Any]:
     }
 
 
+def announced_bytes(request: Request) -> int:
+    """What the body's head says of its size; 0 if nothing."""
+    announced = request.headers.get("content-length", "")
+    return int(announced) if announced.isdigit() else 0
+
+
 @asynccontextmanager
 async def received(
-    request: Request, *, folder: Path, limit: int, sha256: str, room: Room = ANY
+    request: Request, *, space: Space, limit: int, sha256: str, room: Room = ANY
 ) -> AsyncIterator[Upload]:
-    """The request's body as a temporary file of `folder`, which is removed at the end in every case.
+    """The request's body as a temporary file of the work folder, which is removed at the end in every case.
 
     Raises:
         ContentTooLarge: more than `limit` bytes are announced or come.
         QuotaExceeded: more than there is room for.
+        NoSpace: more than the disk has room for, beside other uploads.
         DigestMismatch: the bytes do not have the digest `sha256`.
     """
     too_large = ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit():
-        if int(announced) > limit:
-            raise too_large
-        room.require(int(announced))
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-") as file:
+    announced = announced_bytes(request)
+    if announced > limit:
+        raise too_large
+    room.require(announced)
+    with (
+        tempfile.NamedTemporaryFile(dir=space.folder, prefix="upload-") as file,
+        space.held(Path(file.name), announced),
+    ):
         hashed = hashlib.sha256()
         size = 0
 
         def take(data: bytes) -> None:
+            if size > announced:
+                space.require(len(data))
             hashed.update(data)
             file.write(data)
 

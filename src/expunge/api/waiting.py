@@ -4,15 +4,14 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from expunge.api.auth import caller_of
-from expunge.api.service import current_service
+from expunge.api.auth import place
 
 MAX_WAIT_SECONDS = 60
 FIRST_PAUSE_SECONDS = 0.02
@@ -37,8 +36,7 @@ async def _wait_seconds(
     if not seconds:
         yield 0
         return
-    caller, service = await caller_of(request), await current_service(request)
-    with service.places.one(caller.key.id):
+    async with asynccontextmanager(place)(request):
         yield seconds
 
 

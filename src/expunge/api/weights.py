@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from expunge.api.schemas import checkpoints as schemas
 from expunge.api.service import Service
+from expunge.api.space import Space
 from expunge.api.uploads import Upload
 from expunge.formats.digests import sha256_file
 from expunge.formats.tensors import TensorFileError, is_release, read_header, write_release
@@ -75,10 +76,10 @@ def store(
         And what `checkpoints.add_upload` raises.
     """
     room_for(service, target.owner).require(upload.size)
-    with tempfile.TemporaryDirectory(dir=service.settings.work_dir, prefix="release-") as folder:
+    with tempfile.TemporaryDirectory(dir=service.space.folder, prefix="release-") as folder:
         try:
             _check_encoder(read_header(upload.path).metadata, encoder)
-            release = _release_of(upload.path, Path(folder))
+            release = _release_of(upload.path, Path(folder), service.space)
         except TensorFileError as error:
             raise InvalidCheckpoint(f"{error}.") from error
         released = upload.sha256 if release == upload.path else sha256_file(release)
@@ -117,11 +118,12 @@ def _recorded(
         return shown(session, session.get_one(Model, row.model_id), row)
 
 
-def _release_of(path: Path, folder: Path) -> Path:
+def _release_of(path: Path, folder: Path, space: Space) -> Path:
     if is_release(path):
         return path
     release = folder / "release.safetensors"
-    write_release(path, release)
+    with space.held(release, path.stat().st_size):
+        write_release(path, release)
     return release
 
 

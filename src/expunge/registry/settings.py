@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     open_calls_per_key: int = Field(
         default=200,
         ge=0,
-        description="Event streams, waiting calls and checks of uploads of one key that an api "
+        description="Event streams, waiting calls, uploads and their checks of one key that an api "
         "process has open at once; 0: no limit.",
     )
     stored_bytes_per_party: int = Field(

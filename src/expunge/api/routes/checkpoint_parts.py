@@ -86,6 +86,7 @@ def announce_parts(
     "/models/{model_id}/checkpoints/parts/{sha256}/{part_sha256}",
     status_code=204,
     summary="Send a part of a checkpoint",
+    dependencies=[Depends(place)],
     responses=documented(403, 404, 409, 413),
     openapi_extra={
         "requestBody": {
@@ -114,14 +115,14 @@ async def upload_part(
             parts.require_announced(session, found, part_sha256)
             return found
 
-    place = await run_in_threadpool(folder)
+    under = await run_in_threadpool(folder)
     async with received(
         request,
-        folder=service.settings.work_dir,
+        space=service.space,
         limit=schemas.MAX_PART_BYTES,
         sha256=part_sha256,
     ) as part:
-        await run_in_threadpool(service.store.put, part.path, part_sha256, under=place.name)
+        await run_in_threadpool(service.store.put, part.path, part_sha256, under=under.name)
 
 
 @router.post(
@@ -174,9 +175,10 @@ def _complete(
 ) -> checkpoint_schemas.Checkpoint:
     try:
         folder = _folder(service, target.owner, file)
-        with tempfile.TemporaryDirectory(dir=service.settings.work_dir, prefix="upload-") as place:
-            whole = FilePath(place) / "whole"
-            _put_together(service, file, folder, whole)
+        with tempfile.TemporaryDirectory(dir=service.space.folder, prefix="upload-") as scratch:
+            whole = FilePath(scratch) / "whole"
+            with service.space.held(whole, file.size):
+                _put_together(service, file, folder, whole)
             checkpoint = store(service, target, encoder, Upload(whole, file.sha256, file.size))
     except parts.PartMissing:
         # Another call that completed it meanwhile has removed the parts.

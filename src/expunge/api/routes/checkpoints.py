@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
-from expunge.api.auth import ModelOwner
+from expunge.api.auth import ModelOwner, place
 from expunge.api.downloads import Wanted, documented_download, stream_object
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
@@ -38,6 +38,7 @@ router = APIRouter(tags=["checkpoints"])
     "/models/{model_id}/checkpoints",
     status_code=202,
     summary="Upload a checkpoint",
+    dependencies=[Depends(place)],
     responses=when_waited(schemas.Checkpoint) | documented(400, 403, 404, 409, 413),
     openapi_extra=described_body("application/octet-stream"),
 )
@@ -62,11 +63,10 @@ async def upload_checkpoint(
     earlier, encoder = await run_in_threadpool(look_up, service, target, digest)
     # A repeated call sends its file again, which is not stored again.
     room = ANY if earlier else await run_in_threadpool(room_for, service, owner)
-    settings = service.settings
     async with received(
         request,
-        folder=settings.work_dir,
-        limit=settings.max_checkpoint_bytes,
+        space=service.space,
+        limit=service.settings.max_checkpoint_bytes,
         sha256=digest,
         room=room,
     ) as upload:

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
-from expunge.api.auth import Owner, OwnerOrAuditor
+from expunge.api.auth import Owner, OwnerOrAuditor, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.pages import Page, Paging
 from expunge.api.problems import documented
@@ -96,6 +96,7 @@ def delete_dataset(
     "/datasets/{dataset_id}/shards/{name}",
     status_code=201,
     summary="Upload a shard",
+    dependencies=[Depends(place)],
     responses=documented(400, 403, 404, 409, 413),
     openapi_extra=described_body("application/x-tar"),
 )
@@ -115,9 +116,9 @@ async def upload_shard(
     """
     check_name(name)
     room = await run_in_threadpool(room_for, service, owner, dataset_id, name)
-    settings = service.settings
+    limit = service.settings.max_shard_bytes
     async with received(
-        request, folder=settings.work_dir, limit=settings.max_shard_bytes, sha256=digest, room=room
+        request, space=service.space, limit=limit, sha256=digest, room=room
     ) as upload:
         return await run_in_threadpool(_store_shard, service, owner, dataset_id, name, upload)
 

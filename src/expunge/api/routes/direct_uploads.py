@@ -146,7 +146,7 @@ def _complete(service: Service, owner: Party, dataset_id: str, upload_id: str) -
 
 
 def _checked(service: Service, upload: DirectUpload) -> StoredShard:
-    with tempfile.TemporaryDirectory(dir=service.settings.work_dir, prefix="upload-") as folder:
+    with tempfile.TemporaryDirectory(dir=service.space.folder, prefix="upload-") as folder:
         try:
             received = _received(service, upload, Path(folder) / "shard")
             return stored(service, upload.name, received)
@@ -163,7 +163,8 @@ def _received(service: Service, upload: DirectUpload, path: Path) -> Upload:
             raise DigestMismatch(
                 f"{size:,} bytes were received, {upload.bytes:,} were announced; send them again."
             )
-        fetch(service.store, key, path)
+        with service.space.held(path, size):
+            fetch(service.store, key, path)
     except ObjectMissing as error:
         raise direct_uploads.NothingReceived(
             f"The store has received nothing of upload {upload.id}; send it first."

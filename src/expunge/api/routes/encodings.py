@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Select
 from sqlalchemy.orm import joinedload, lazyload
 from starlette.concurrency import run_in_threadpool
 
 from expunge.api import pages
-from expunge.api.auth import OwnerOrAuditor
+from expunge.api.auth import OwnerOrAuditor, place
 from expunge.api.bodies import JsonRoute
 from expunge.api.downloads import Wanted, documented_download, stream_object
 from expunge.api.pages import Page, Paging
@@ -22,7 +22,7 @@ from expunge.api.schemas.values import (
     RequestId,
 )
 from expunge.api.service import CurrentService, Service
-from expunge.api.uploads import AnnouncedDigest, Upload, described_body, received
+from expunge.api.uploads import AnnouncedDigest, Upload, announced_bytes, described_body, received
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.home_views import ViewError, index_views
 from expunge.registry import asking, encodings, orphans, visibility
@@ -70,6 +70,7 @@ async def create_encoding(
     "/encode/views",
     status_code=202,
     summary="Encode own views",
+    dependencies=[Depends(place)],
     responses=when_waited(schemas.Encoding) | documented(400, 403, 404, 409, 413, 429),
     openapi_extra=described_body("application/x-tar"),
 )
@@ -90,11 +91,12 @@ async def create_encoding_of_views(
     that are not recognised as crops of the registered sample make the encoding fail and are named.
     It is charged as one query before the tar is read, and its samples once they are known.
     """
+    space = service.space
+    space.require(min(announced_bytes(request), MAX_VIEWS_BYTES))  # Before anything is charged.
     size, reserved = await run_in_threadpool(
         _reserved, service, party, request_id, digest, idempotency_key
     )
-    folder = service.settings.work_dir
-    async with received(request, folder=folder, limit=MAX_VIEWS_BYTES, sha256=digest) as upload:
+    async with received(request, space=space, limit=MAX_VIEWS_BYTES, sha256=digest) as upload:
         asked = await run_in_threadpool(_stored, service, request_id, upload, size)
     return await _answered(
         service,
