@@ -119,7 +119,7 @@ async def upload_part(
     async with received(
         request,
         space=service.space,
-        limit=schemas.MAX_PART_BYTES,
+        limit=under.step,
         sha256=part_sha256,
     ) as part:
         await run_in_threadpool(service.store.put, part.path, part_sha256, under=under.name)
