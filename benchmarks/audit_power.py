@@ -75,7 +75,8 @@ class Measured:
             return permute(pools, plain_draws(len(own), len(others), rng)).p <= ALPHA
         mine, theirs = (_part(self.levels["encoder"], each) for each in (own, others))
         kinds = strata(mine.before, theirs.before, rng)
-        return permute(pools, matched_draws(kinds, len(own), rng)).p <= ALPHA
+        drawn = matched_draws(kinds, len(own), rng)
+        return drawn.shape[1] > 0 and permute(pools, drawn).p <= ALPHA
 
 
 def _part(whole: Outputs, rows: Index) -> Outputs:

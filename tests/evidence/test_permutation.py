@@ -214,3 +214,14 @@ def test_matched_draws_have_as_many_of_each_stratum_as_the_own_samples() -> None
     assert all(len(set(draw)) == 3 for draw in draws.tolist())
     alone = matched_draws(stratum, 1, np.random.default_rng(0))
     assert alone[:, 0].tolist() == [0, *range(43, 63)]
+
+
+def test_own_samples_with_fewer_than_eight_others_of_their_kind_take_no_part() -> None:
+    stratum = np.array([0, 1, 0, 2, *([0] * 8), *([1] * 7), *([2] * 9)])
+    draws = matched_draws(stratum, 4, np.random.default_rng(0), 50)
+    assert draws[0].tolist() == [0, 2, 3]
+    assert all(sorted(stratum[draw]) == [0, 0, 2] for draw in draws)
+    alone = matched_draws(np.array([0, 1, *([0] * 8), *([1] * 7)]), 2, np.random.default_rng(0))
+    assert alone[:, 0].tolist() == [0, *range(2, 10)]
+    none = matched_draws(np.array([0, 0, *([0] * 7), *([1] * 90)]), 2, np.random.default_rng(0))
+    assert none.shape == (1, 0)

@@ -15,7 +15,7 @@ def outcome(p: float, *, n: int = 8, alike: int = 300) -> report.Test:
         n=n,
         n_reference=512,
         n_alike=alike,
-        draws=4_999,
+        draws=alike if n == 1 else 4_999,
         reference="matched",
         looks=[],
     )
@@ -26,7 +26,7 @@ def power(share: float, needed: int | None = None) -> report.Power:
 
 
 def test_what_is_found_is_told_as_a_difference_from_kept_images_and_no_more() -> None:
-    found = verdict(0.1, 8, outcome(0.0002), power(1.0))
+    found = verdict(0.1, 8, 512, outcome(0.0002), power(1.0))
     assert found.code == "forgotten"
     assert found.sentence == (
         "The model changed for your 8 images more than for 512 images that the model kept, in the "
@@ -36,7 +36,7 @@ def test_what_is_found_is_told_as_a_difference_from_kept_images_and_no_more() ->
 
 
 def test_no_estimate_is_told_as_certain() -> None:
-    found = verdict(0.1, 8, outcome(0.4), power(1.0))
+    found = verdict(0.1, 8, 512, outcome(0.4), power(1.0))
     assert found.code == "not_for_you"
     assert "shown with over 99% probability" in found.sentence
     assert [percentage(share) for share in (0.0, 0.02, 0.985, 1.0)] == [
@@ -48,7 +48,7 @@ def test_no_estimate_is_told_as_certain() -> None:
 
 
 def test_a_p_value_just_above_the_bar_is_not_told_as_the_bar() -> None:
-    found = verdict(0.1, 8, outcome(0.0102), power(0.5, 20))
+    found = verdict(0.1, 8, 512, outcome(0.0102), power(0.5, 20))
     assert found.code == "not_enough_evidence"
     assert "probability 0.0102 (0.01 or less would count as found)" in found.sentence
     assert [probability(p) for p in (0.0002, 0.0102, 0.0414, 0.162, 1.0)] == [
@@ -62,12 +62,24 @@ def test_a_p_value_just_above_the_bar_is_not_told_as_the_bar() -> None:
 
 @pytest.mark.parametrize(("alike", "told"), [(98, True), (99, False)])
 def test_one_image_is_told_where_so_few_others_can_never_show_it(alike: int, told: bool) -> None:
-    found = verdict(0.1, 1, outcome(1 / (alike + 1), n=1, alike=alike), power(0.0))
+    found = verdict(0.1, 1, 512, outcome(1 / (alike + 1), n=1, alike=alike), power(0.0))
     assert (found.code == "not_enough_evidence") is told
     assert ("several audited together can" in found.sentence) is told
 
 
+def test_images_of_whose_kind_too_few_were_kept_are_told_so() -> None:
+    found = verdict(0.1, 24, 512, None, None)
+    assert found.code == "not_enough_evidence"
+    assert "of their kind it kept fewer than 8 images of others" in found.sentence
+    assert verdict(0.1, 24, 63, None, None).code == "no_reference"
+
+
+def test_it_is_told_how_many_images_were_compared() -> None:
+    found = verdict(0.1, 30, 512, outcome(0.0002, n=22), None)
+    assert found.sentence.startswith("The model changed for 22 of your 30 images more than")
+
+
 def test_one_image_is_spoken_of_as_one() -> None:
-    found = verdict(0.1, 1, outcome(0.4, n=1), power(0.95))
+    found = verdict(0.1, 1, 512, outcome(0.4, n=1), power(0.95))
     assert "Retraining without it would have shown with about 95% probability" in found.sentence
     assert found.sentence.endswith("it does not look as if yours was forgotten.")

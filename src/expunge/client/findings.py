@@ -47,7 +47,7 @@ def evidence(report: AuditReport) -> list[str]:
     if (test := report.test) is not None:
         sentences.append(
             f"p = {probability(test.p)}: the share of {test.draws:,} random draws of {test.n} from "
-            f"your images and {test.n_alike} of the same kind that the model kept which look at "
+            f"your images and at least {test.n_alike} of the same kind that the model kept which look at "
             f"least as unusual; {test.alpha:g} or less counts as found."
         )
     if (power := report.power) is not None:

@@ -85,7 +85,7 @@ class Test(Resource):
     n: int
     n_reference: int
     n_alike: int
-    """Of the reference, those of the own samples' kinds, which the draws are from."""
+    """Of the reference, those of the own samples' kinds, which the draws are from; down to a multiple of 8."""
     draws: int
     reference: str
     looks: list[Look]

@@ -15,7 +15,7 @@ from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
 from expunge.evidence.audit.placing import null_quantiles
 from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
 from expunge.evidence.audit.report import AuditReport, Draws, LevelReport, LookResult, Test
-from expunge.evidence.audit.strata import matched_draws, strata
+from expunge.evidence.audit.strata import MIN_ALIKE, matched_draws, strata
 from expunge.evidence.audit.verdict import (
     ALPHA,
     HYPOTHESIS,
@@ -25,6 +25,7 @@ from expunge.evidence.audit.verdict import (
 )
 
 CONFIDENCE = 0.95
+Z_DIGITS = 2
 
 
 def audit(
@@ -61,12 +62,10 @@ def audit(
     n = len(first.chosen)
     test = power = quantiles = None
     if retained is not None:
-        outcome, alike = _permuted(own, retained, draws, rng)
-        compared = len(retained.levels["encoder"].chosen)
-        test = _test(outcome, n, compared, alike, draws)
+        test, outcome = _tested(own, retained, draws, rng)
         quantiles = null_quantiles(retained, n, seed)
-        if control is not None:
-            power = power_against_retrain(outcome, n, retrain_effect(retained, control))
+        if control is not None and test is not None and outcome is not None:
+            power = power_against_retrain(outcome, test.n, retrain_effect(retained, control))
     groups = {
         "own": measure_all(own, confidence),
         "retained": measure_reference(retained, confidence) if retained else {},
@@ -83,7 +82,9 @@ def audit(
         views=first.views,
         seed=seed,
         confidence=confidence,
-        verdict=verdict(largest, len(first), test, power) if held_before else too_late(len(first)),
+        verdict=verdict(largest, len(first), len(retained) if retained else 0, test, power)
+        if held_before
+        else too_late(len(first)),
         test=test,
         power=power,
         membership=None if control is None else membership(own, control, rng),
@@ -108,28 +109,29 @@ def _check(
         raise ValueError("own and reference outputs are of different numbers of views")
 
 
-def _permuted(
+def _tested(
     own: Mapping[Level, Outputs], retained: Reference, draws: Draws, rng: np.random.Generator
-) -> tuple[Outcome, int]:
-    """The outcome, and how many retained samples are of the own samples' kinds."""
+) -> tuple[Test | None, Outcome | None]:
+    """The test and what it looked at; none where no own sample has enough retained ones of its kind."""
     pools = {level: Pool.of(own[level], retained.levels[level]) for level in own}
     mine, others = own["encoder"], retained.levels["encoder"]
     n, m = len(mine.chosen), len(others.chosen)
     if draws == "plain":
-        return permute(pools, plain_draws(n, m, rng)), m
-    kinds = strata(mine.before, others.before, rng)
-    alike = int(np.isin(kinds[n:], kinds[:n]).sum())
-    return permute(pools, matched_draws(kinds, n, rng)), alike
-
-
-def _test(outcome: Outcome, n: int, reference: int, alike: int, draws: Draws) -> Test:
-    return Test(
+        drawn, alike = plain_draws(n, m, rng), m
+    else:
+        kinds = strata(mine.before, others.before, rng)
+        drawn = matched_draws(kinds, n, rng)
+        alike = int(np.isin(kinds[n:], kinds[drawn[0]]).sum())
+    if not drawn.shape[1]:
+        return None, None
+    outcome = permute(pools, drawn)
+    test = Test(
         hypothesis=HYPOTHESIS,
         alpha=ALPHA,
         p=outcome.p,
-        n=n,
-        n_reference=reference,
-        n_alike=alike,
+        n=drawn.shape[1],
+        n_reference=m,
+        n_alike=alike // MIN_ALIKE * MIN_ALIKE,
         draws=len(outcome.values) - 1,
         reference=draws,
         looks=[
@@ -137,12 +139,13 @@ def _test(outcome: Outcome, n: int, reference: int, alike: int, draws: Draws) ->
                 level=level,
                 statistic=look.name,
                 value=float(outcome.values[0, k]),
-                z=float(outcome.z[0, k]),
+                z=round(float(outcome.z[0, k]), Z_DIGITS),
                 p=outcome.p_of(k),
             )
             for k, (level, look) in enumerate(outcome.looks)
         ],
     )
+    return test, outcome
 
 
 def _level(

@@ -107,8 +107,10 @@ def _retrain_effect(retained: Reference, control: Reference) -> dict[Level, Effe
 
 def membership(
     own: Mapping[Level, Outputs], control: Reference, rng: np.random.Generator
-) -> Membership:
+) -> Membership | None:
     """Permutation test of own against control samples on self-alignment under the encoder after.
+
+    None where no own sample has enough control samples of its kind.
 
     Among samples of their kind as that encoder groups them: views of some kinds of images are more
     alike to any encoder. Among all, own samples of one kind that nobody ever trained on were taken
@@ -121,6 +123,8 @@ def membership(
     ]
     kinds = strata(own["encoder"].after, control.levels["encoder"].after, rng)
     draws = matched_draws(kinds, len(groups[0][0]), rng)
+    if not draws.shape[1]:
+        return None
     values = np.stack([np.concatenate(pair)[draws].mean(axis=1) for pair in groups], axis=1)
     return Membership(
         p=share_as_large(conspicuous(studentised(values))),

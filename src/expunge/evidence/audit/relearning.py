@@ -90,7 +90,7 @@ def relearning(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> Relearning | None:
-    """Test whether the later of two encoders knows the own samples again; None below 8 samples a group.
+    """Test whether the later of two encoders knows the own samples again; None below 8 samples a group or kind.
 
     `before` of the outputs is an encoder that forgot the own samples, `after` a later one. H0: own
     samples and control are exchangeable in how their self-alignment changed, or in how large it is
@@ -104,6 +104,8 @@ def relearning(
     rng = np.random.default_rng([seed, n, m])
     kinds = strata(own["encoder"].before, control["encoder"].before, rng)
     draws = matched_draws(kinds, n, rng, permutations)
+    if not draws.shape[1]:
+        return None
     levels = {level: _rise(own[level], control[level], draws) for level in own}
     level = min(levels, key=lambda each: (levels[each].p, -levels[each].rise))
     p = min(1.0, len(levels) * levels[level].p)

@@ -82,8 +82,8 @@ class LookResult:
     statistic: LookName
     value: float
     z: float
-    """Distance above the mean of the draws in their standard deviations. Mean and standard
-    deviation themselves would be numbers of few samples of others."""
+    """Distance above the mean of the draws in their standard deviations, to two decimals. Mean and
+    standard deviation themselves, or all digits, would be numbers of few samples of others."""
     p: float
     """Of this look alone, one-sided; not adjusted for there being others. The test's own p is."""
 
@@ -96,9 +96,11 @@ class Test:
     alpha: float
     p: float
     n: int
+    """Own samples that take part: of more than 1,024 a draw; those with enough others of their kind."""
     n_reference: int
     n_alike: int
-    """Of the reference, how many take part in the draws: those of the own samples' kinds."""
+    """Of the reference, how many take part in the draws: those of the own samples' kinds, rounded
+    down to a multiple of 8, so that one more or less does not show."""
     draws: int
     reference: Draws
     """`matched`: among retained samples of the own samples' kind; `plain`: among all."""

@@ -15,11 +15,13 @@ Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 STRATUM = 24
-"""Samples of a stratum on average. In simulations of owners with images of one kind only, drifting
+"""Samples of a stratum on average, or more where most of all are own. In simulations of owners with images of one kind only, drifting
 with their kind, 26 found 1-3 % of untouched samples at alpha = 1 %, 52 found 1-9 %, a single stratum
 up to 70 %."""
 STRATUM_OF_ONE = 256
 """For a single own sample, whose p-value cannot be smaller than one in its stratum's samples."""
+MIN_ALIKE = 8
+"""Reference samples of a stratum below which it takes no part: fewer would be told apart."""
 ROUNDS = 10
 
 
@@ -31,6 +33,8 @@ def strata(own: Side, reference: Side, rng: np.random.Generator) -> Index:
     """
     samples = np.concatenate([own.centres, reference.centres])
     size = STRATUM_OF_ONE if len(own.centres) == 1 else STRATUM
+    # Twice what makes samples comparable, if own and reference samples were spread alike.
+    size = max(size, -(-2 * MIN_ALIKE * len(samples) // len(reference.centres)))
     centres = samples[rng.permutation(len(samples))[: max(1, len(samples) // size)]]
     for _ in range(ROUNDS):
         centres = _centres(samples, _nearest(samples, centres), centres)
@@ -39,23 +43,37 @@ def strata(own: Side, reference: Side, rng: np.random.Generator) -> Index:
     return _nearest(samples, lasting) if len(lasting) else np.zeros(len(samples), np.int64)
 
 
+def comparable(stratum: Index, own: int) -> Index:
+    """(n,) ascending: which own samples have at least 8 reference samples in their stratum.
+
+    stratum: (N,) of all samples, the own ones first. Own near-copies of an image are a stratum of
+    their own: what its few other members do is what one of them does. A draw within strata leaves
+    the numbers in each as they are, so the test of those that remain is as exact.
+    """
+    others = np.bincount(stratum[own:], minlength=int(stratum.max()) + 1)
+    return np.flatnonzero(others[stratum[:own]] >= MIN_ALIKE)
+
+
 def matched_draws(
     stratum: Index, own: int, rng: np.random.Generator, count: int = PERMUTATIONS
 ) -> Index:
-    """(B + 1, n): the own samples, then draws with as many of each stratum as they have.
+    """(B + 1, n): the `comparable` own samples, then draws with as many of each stratum as they have.
 
     stratum: (N,) of all samples, the own ones first. One own sample has as many draws as there are
-    samples in its stratum: all of them are taken, once each.
+    samples in its stratum: all of them are taken, once each. (1, 0) where none is comparable.
     """
-    if own == 1:
-        others = np.flatnonzero(stratum[1:] == stratum[0]) + 1
-        return np.concatenate([[0], others])[:, None]
+    mine = comparable(stratum, own)
+    if not len(mine):
+        return mine[None, :]
+    if len(mine) == 1:
+        members = np.flatnonzero(stratum == stratum[mine[0]])
+        return np.concatenate([mine, members[members != mine[0]]])[:, None]
     parts = []
-    for each in np.unique(stratum[:own]):
+    for each in np.unique(stratum[mine]):
         members = np.flatnonzero(stratum == each)
-        mine = int((stratum[:own] == each).sum())
-        parts.append(members[distinct(mine, len(members), rng, count)])
-    return np.vstack([np.arange(own), np.hstack(parts)])
+        size = int((stratum[mine] == each).sum())
+        parts.append(members[distinct(size, len(members), rng, count)])
+    return np.vstack([mine, np.hstack(parts)])
 
 
 def _nearest(samples: Floats, centres: Floats) -> Index:

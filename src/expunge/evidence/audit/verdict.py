@@ -5,33 +5,40 @@ others that it kept, in the way that forgetting does.
 """
 
 from expunge.evidence.audit.report import Power, Test, Verdict
+from expunge.evidence.audit.strata import MIN_ALIKE
 from expunge.evidence.wording import percentage, probability
 
 ALPHA = 0.01
 """Error rate of `forgotten` where these samples were treated like all others."""
 MIN_REFERENCE = 64
 """Retained samples of others below which there is no test: k-anonymity, and too coarse besides."""
-MIN_ALIKE = 8
-"""Retained samples of the own samples' kinds below which their lack is what the verdict names."""
 TARGET_POWER = 0.9
 UNCHANGED_WITHIN = 1e-5
 """Largest difference of any output that rounding explains: outputs are of unit length."""
 HYPOTHESIS = "The model was not made to forget these samples in particular."
 
 
-def verdict(largest_change: float, n: int, test: Test | None, power: Power | None) -> Verdict:
-    """From the largest change of any own output, the test, and its power against a retrain."""
+def verdict(
+    largest_change: float, n: int, retained: int, test: Test | None, power: Power | None
+) -> Verdict:
+    """From the largest change of any own output, the test among retained samples, and its power against a retrain."""
     images = _images(n)
     if largest_change <= UNCHANGED_WITHIN:
         return Verdict(
             "unchanged",
             f"Nothing changed: the model says the same about {images} before and after.",
         )
-    if test is None:
+    if test is None and retained < MIN_REFERENCE:
         return Verdict(
             "no_reference",
             f"No verdict: the model changed for {images}, but fewer than {MIN_REFERENCE} images of "
             "others that it kept are there to compare them with.",
+        )
+    if test is None:
+        return Verdict(
+            "not_enough_evidence",
+            f"Not enough evidence. The model changed for {images}, but of their kind it kept fewer "
+            f"than {MIN_ALIKE} images of others to compare with.",
         )
     images = _images(n, test.n)
     compared = f"{test.n_reference} images that the model kept"
@@ -67,19 +74,17 @@ def too_late(n: int) -> Verdict:
 
 
 def _images(n: int, tested: int | None = None) -> str:
-    """Of so many all, or those drawn to stand for them."""
+    """Of so many all, or those that were compared."""
     if tested is not None and tested < n:
-        return f"{tested:,} of your {n:,} images, drawn at random,"
+        return f"{tested:,} of your {n:,} images"
     return f"your {n:,} images" if n > 1 else "your image"
 
 
 def _shortfall(test: Test, power: Power | None) -> str:
-    if test.n_alike < MIN_ALIKE:
-        return f"Only {test.n_alike} of these images are of the same kind as yours."
-    if test.n == 1 and test.alpha * (test.n_alike + 1) < 1:
+    if test.n == 1 and test.alpha * (test.draws + 1) < 1:
         return (
-            f"One image alone cannot stand out by that much among {test.n_alike} of its kind: "
-            "several audited together can."
+            "One image alone cannot stand out by that much among so few of its kind: several "
+            "audited together can."
         )
     if power is None:
         return (

@@ -42,11 +42,11 @@ IN_GROUPS = ("forgetting_score", "negative_alignment_change")
 KEPT = {"plain": "kept ones", "matched": "kept ones of the same kind"}
 """What the test draws from, besides the own images."""
 TEST = (
-    "Share of {draws:,} random draws from your images and {n_alike:,} {kept} that look at least as "
+    "Share of {draws:,} random draws from your images and at least {n_alike:,} {kept} that look at least as "
     "unusual; {alpha:g} or less counts as found."
 )
 ONE = (
-    "Share of your image and {n_alike:,} {kept} that look at least as unusual; {alpha:g} or less "
+    "Share of your image and at least {n_alike:,} {kept} that look at least as unusual; {alpha:g} or less "
     "counts as found."
 )
 POWER = (
