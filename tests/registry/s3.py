@@ -105,6 +105,8 @@ class _Between(BaseHTTPRequestHandler):
     def answer_of(self, how: str | None, body: bytes) -> tuple[int, dict[str, str], bytes]:
         if how == "refuse":
             return 503, {"Content-Type": "application/xml"}, xml("SlowDown")
+        if how in DENIED:
+            return DENIED[how], {"Content-Type": "application/xml"}, xml(how)
         if how in LATE:
             return 200, {"Content-Type": "application/xml"}, LATE[how]
         connection = http.client.HTTPConnection(self.target)
@@ -145,7 +147,7 @@ class _Between(BaseHTTPRequestHandler):
 def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Relay]:
     """In front of `server`; what `spoil` says of method and path.
 
-    "refuse" it, "reset" the connection after half of its body, "corrupt" a byte of that, "cut" or
+    "refuse" it, deny it (`DENIED`), "reset" the connection after half of its body, "corrupt" a byte of that, "cut" or
     "tear" its answer (an end, or a reset), "alter" its digest, answer with an error or with "html" but
     the status of a success ("fail late").
     """
@@ -171,6 +173,9 @@ def relay(server: str, spoil: Callable[[str, str], str | None]) -> Iterator[Rela
 def xml(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
 
+
+DENIED = {"AccessDenied": 403, "NotImplemented": 501, "VersioningNotConfigured": 404}
+"""What servers call it that they do not offer a call, or not to this key."""
 
 LATE = {"fail late": xml("InternalError"), "html": b"<html>Please <b>log in</html>"}
 """Bodies of answers that began like successes."""

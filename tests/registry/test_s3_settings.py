@@ -163,11 +163,15 @@ def certified(folder: Path) -> tuple[Path, Path]:
 
 
 class Agreeing(BaseHTTPRequestHandler):
-    """Has every bucket."""
+    """Has every bucket, without versions."""
 
     def do_HEAD(self) -> None:
         self.send_response(200)
         self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"<VersioningConfiguration/>")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

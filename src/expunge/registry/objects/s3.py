@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
 from minio.error import S3Error
 from urllib3.response import BaseHTTPResponse
 
 from expunge.formats.digests import CHUNK_BYTES
 from expunge.registry.objects.multipart import PAUSE_SECONDS, pause, send_file
-from expunge.registry.objects.s3_client import S3Client, Unfinished, reaching
+from expunge.registry.objects.s3_client import S3Client, Unfinished, is_marked, reaching
 from expunge.registry.objects.store import DirectPut, ObjectMissing, StoreUnavailable, key_of
 from expunge.registry.settings import Settings
 
@@ -23,9 +24,12 @@ RESUMED = 5
 
 NO_SUCH_OBJECT = ("NoSuchKey", "NoSuchObject")
 NOT_OFFERED = ("NotImplemented", "MethodNotAllowed", "AccessDenied")
-"""Answers of servers that do not list unfinished uploads, or not to this key."""
+"""Answers of servers that do not list unfinished uploads or know no versions, or do not say so to this key."""
+KEEPS_VERSIONS = "the bucket keeps versions of its objects: what is deleted is hidden, not gone"
 ENDED = "NoSuchUpload"
 """Answer about an upload that was completed or aborted since it was listed."""
+
+logger = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -36,6 +40,8 @@ def _object(key: str) -> Iterator[None]:
             yield
     except S3Error as error:
         if error.code in NO_SUCH_OBJECT:
+            if is_marked(error.response):
+                raise StoreUnavailable(f"{key}: {KEEPS_VERSIONS}") from error
             raise ObjectMissing(key) from error
         raise
 
@@ -58,6 +64,7 @@ class S3Store:
     ) -> None:
         self._bucket = bucket
         self._pause_seconds = pause_seconds
+        self._told = False
         self._encryption = _encryption_of(settings.s3_sse)
         self._client = S3Client(settings, bucket, settings.s3_endpoint, read_seconds=read_seconds)
         self._finisher = S3Client(
@@ -152,9 +159,11 @@ class S3Store:
                 yield found.object_name
 
     def delete(self, key: str) -> None:
-        """As ObjectStore.delete."""
+        """As ObjectStore.delete; what a bucket with versions only hides is not said to be removed."""
         with reaching():
-            self._client.remove_object(bucket_name=self._bucket, object_name=key)
+            removed = self._client.remove(key)
+        if not removed:
+            raise StoreUnavailable(f"{key}: {KEEPS_VERSIONS}")
 
     def clean(self, older_than_seconds: float) -> int:
         """As ObjectStore.clean: uploads whose newest part is older; none where the server lists none."""
@@ -182,10 +191,28 @@ class S3Store:
         return silent
 
     def check(self) -> None:
-        """As ObjectStore.check."""
+        """As ObjectStore.check; a bucket that keeps versions, or has some, cannot be used."""
         with reaching():
             if not self._client.bucket_exists(bucket_name=self._bucket):
                 raise StoreUnavailable(f"bucket {self._bucket!r} does not exist")
+        if (status := self._versioning()) is not None:
+            raise StoreUnavailable(f"{self._bucket!r}: {KEEPS_VERSIONS} (versioning {status})")
+
+    def _versioning(self) -> str | None:
+        """As the server says; None where it does not, or not to this key: answers to deletions tell then."""
+        try:
+            with reaching():
+                return self._client.versioning()
+        except (StoreUnavailable, S3Error) as error:
+            if isinstance(error, S3Error) or _code(error) in NOT_OFFERED:
+                self._tell_once(error)
+                return None
+            raise
+
+    def _tell_once(self, error: Exception) -> None:
+        if not self._told:
+            logger.warning("bucket-versioning-unknown", bucket=self._bucket, error=str(error))
+        self._told = True
 
 
 def _code(error: Exception) -> str | None:

@@ -19,6 +19,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from minio.signer import get_credential_string, sign_v4_s3
 from minio.time import to_amz_date
 from minio.xml import Element, SubElement, getbytes
+from urllib3.response import BaseHTTPResponse
 
 from expunge.registry.objects.store import DirectPut, StoreUnavailable
 from expunge.registry.settings import Settings
@@ -32,6 +33,7 @@ ALGORITHM = "SHA256"
 CHECKSUM = "x-amz-checksum-sha256"
 """Header of the digest (base64) of what is sent; servers that know it refuse other bytes."""
 CHECKSUM_ALGORITHM = "x-amz-sdk-checksum-algorithm"
+MARKER = "x-amz-delete-marker"
 UNSIGNED_BODY = "UNSIGNED-PAYLOAD"
 """What is signed in place of a body that the signer does not have."""
 
@@ -66,6 +68,11 @@ def reaching() -> Iterator[None]:
         ):
             raise StoreUnavailable(str(error)) from error
         raise
+
+
+def is_marked(response: BaseHTTPResponse) -> bool:
+    """Whether an answer is about a marker that hides an object, whose versions are kept."""
+    return response.headers.get(MARKER, "").lower() == "true"
 
 
 class SentPart(NamedTuple):
@@ -116,6 +123,14 @@ class S3Client(Minio):
     def size(self, key: str) -> int:
         """Bytes of an object."""
         return self.stat_object(bucket_name=self._bucket, object_name=key).size or 0
+
+    def remove(self, key: str) -> bool:
+        """Delete an object; False if the server says that it has only hidden it behind a marker."""
+        return not is_marked(self._execute("DELETE", self._bucket, key))
+
+    def versioning(self) -> str | None:
+        """Whether the bucket keeps versions of its objects: "Enabled", "Suspended", None if it never has."""
+        return self.get_bucket_versioning(self._bucket).status
 
     def send(self, key: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Store a whole object."""
