@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, select, text, update
+from sqlalchemy.engine import URL
+from tests.conftest import execute, text_of
 from tests.registry.conftest import House
 
 from expunge.registry import backup, checkpoints, datasets, deletion, destruction, jobs, orphans
 from expunge.registry.checkpoints import StoredWeights
-from expunge.registry.database import Sessions
+from expunge.registry.database import Sessions, connect
 from expunge.registry.objects import DirectoryStore
 from expunge.registry.record import sealing
 from expunge.registry.tables import Checkpoint, Dataset, Job, Party, Role, Table
@@ -104,6 +107,16 @@ class Service:
     def engine(self) -> Engine:
         engine: Engine = self.sessions.kw["bind"]
         return engine
+
+
+@contextmanager
+def database(postgres: URL, name: str) -> Iterator[Engine]:
+    """One with the newest schema and no rows."""
+    execute(postgres, f"CREATE DATABASE {name} TEMPLATE template_expunge")
+    engine = connect(text_of(postgres.set(database=name)))
+    yield engine
+    engine.dispose()
+    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def running(house: House, folder: Path) -> Iterator[Service]:

@@ -12,9 +12,9 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, select, text
 from sqlalchemy.engine import URL
-from tests.conftest import execute, text_of
+from tests.conftest import text_of
 from tests.registry.conftest import House
-from tests.registry.keeping import Service, running
+from tests.registry.keeping import Service, database, running
 from tests.registry.s3 import client_of, settings_of, working_server
 
 from expunge.registry import (
@@ -29,7 +29,7 @@ from expunge.registry import (
 )
 from expunge.registry.backup import BackupRefused, Restored, archive
 from expunge.registry.checkpoints import StoredWeights
-from expunge.registry.database import Sessions, connect, sessions
+from expunge.registry.database import Sessions, sessions
 from expunge.registry.migration import configuration
 from expunge.registry.objects import DirectoryStore, ObjectStore, S3Store
 from expunge.registry.record import sealing
@@ -43,16 +43,6 @@ FENCED = {"jobs", "requests", "log", "log_unsealed", "pending_objects"}
 @pytest.fixture
 def service(house: House, tmp_path: Path) -> Iterator[Service]:
     yield from running(house, tmp_path)
-
-
-@contextmanager
-def database(postgres: URL, name: str) -> Iterator[Engine]:
-    """One with the newest schema and no rows."""
-    execute(postgres, f"CREATE DATABASE {name} TEMPLATE template_expunge")
-    engine = connect(text_of(postgres.set(database=name)))
-    yield engine
-    engine.dispose()
-    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -366,13 +356,12 @@ class TestTaking:
         assert (second.copied, second.damaged) == (2, {})
         assert gone.exists()
 
-    def test_one_at_a_time_and_what_broke_off_is_no_backup(self, service: Service) -> None:
+    def test_what_broke_off_is_no_backup(self, service: Service) -> None:
         kept = backup.Archive(service.kept)
-        with kept.locked(), pytest.raises(BackupRefused, match="another backup"):
-            service.backup()
+        service.backup()
         left = kept.folder / "backups" / f"{archive.UNFINISHED}1"
         left.mkdir()
-        assert kept.names() == []
+        assert len(kept.names()) == 1
         service.backup()
         assert not left.exists()
         assert service.kept.stat().st_mode & 0o077 == 0, "it is for the operator's account only"

@@ -20,6 +20,8 @@ MIGRATION_LOCK = 0x657870756E6765
 """Advisory lock of who migrates: the letters of `expunge`."""
 VERSION_TABLE = "alembic_version"
 """Alembic's own table; its comment is the oldest revision whose program fits."""
+WITHIN = "connection"
+"""Attribute of Alembic's configuration: the connection in whose transaction to migrate."""
 
 
 class SchemaUnfit(Exception):
@@ -37,6 +39,13 @@ def configuration(url: str) -> Config:
 def migrate(url: str, revision: str = "head") -> None:
     """Upgrade the schema; safe to call by several processes at once (an advisory lock orders them)."""
     command.upgrade(configuration(url), revision)
+
+
+def migrate_within(connection: Connection) -> None:
+    """Upgrade the schema to the newest in the connection's transaction, with all else that it does or not at all."""
+    config = configuration(connection.engine.url.render_as_string(hide_password=False))
+    config.attributes[WITHIN] = connection
+    command.upgrade(config, "head")
 
 
 def revision_of(connection: Connection) -> str | None:

@@ -98,9 +98,8 @@ def backup(folder: Path, *, deep: bool) -> int:
 
 def note_endings(folder: Path) -> int:
     """See `backup.note`."""
-    kept = Archive(folder)
-    with _database(Settings()) as engine, kept.locked():
-        found = backups.note(sessions(engine), kept)
+    with _database(Settings()) as engine:
+        found = backups.note(sessions(engine), Archive(folder))
     _print({name: len(ids) for name, ids in found})
     return 0
 

@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +29,14 @@ TABLES = "tables"
 ENDINGS = "endings.json"
 NAME = "%Y%m%dT%H%M%S.%fZ"
 """Of a backup: when its picture of the database was taken (UTC)."""
+LOCK = "lock"
+"""Held by who writes to the folder, and shared by those who read all of it."""
+ENDINGS_LOCK = "endings.lock"
+"""Held by who writes the endings alone."""
+WAIT_SECONDS = 60.0
+"""For somebody else's lock: two timers may start in the same second."""
+LOOK_SECONDS = 0.1
+"""Between two looks whether a lock is free."""
 UNFINISHED = ".unfinished-"
 KEY = re.compile(r"(?!.*(^|/)\.{0,2}(/|$))[\w.-]+(/[\w.-]+)*/[0-9a-f]{64}")
 """What the key of an object looks like: it ends in a digest, and leads out of no folder."""
@@ -102,20 +111,46 @@ class Archive:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from writing to the folder, which is made if it is not there.
+        """Keep others from writing to the folder or reading all of it; it is made if it is not there.
 
         Raises:
-            BackupRefused: somebody does.
+            BackupRefused: somebody does, and went on for WAIT_SECONDS.
         """
         for each in (self.folder, self._objects, self._backups):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BackupRefused(f"another backup to {self.folder} is running") from error
+        with (self.folder / LOCK).open("a") as lock:
+            _lock(lock, fcntl.LOCK_EX, f"another backup to {self.folder}, or a restore from it,")
             for left in self._backups.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(left)
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep others from writing to the folder, but for endings: what is being read would be removed.
+
+        Raises:
+            BackupRefused: somebody writes, and went on for WAIT_SECONDS.
+        """
+        # A copy of the folder may lack it, and where nobody can write it is not needed.
+        with suppress(OSError):
+            (self.folder / LOCK).touch()
+        if not (self.folder / LOCK).exists():
+            yield
+            return
+        with (self.folder / LOCK).open() as lock:
+            _lock(lock, fcntl.LOCK_SH, f"a backup to {self.folder}")
+            yield
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep others from writing the endings, also while a backup runs, which takes hours.
+
+        Raises:
+            BackupRefused: somebody does, and went on for WAIT_SECONDS.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / ENDINGS_LOCK).open("a") as lock:
+            _lock(lock, fcntl.LOCK_EX, f"another note of what has ended in {self.folder}")
             yield
 
     # Backups.
@@ -269,6 +304,20 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> None:
         path = folder / name
         if not path.is_file() or sha256_file(path) != sha256:
             raise BackupRefused(f"{path} is missing or damaged; restore another backup")
+
+
+def _lock(file: IO[str], kind: int, what: str) -> None:
+    """Take a lock, of a file that is open, until it is closed."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise BackupRefused(f"{what} is running; try again later") from error
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
 
 
 def _sync(folder: Path) -> None:

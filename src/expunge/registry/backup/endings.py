@@ -70,14 +70,15 @@ def read(kept: Archive) -> Endings:
 
 
 def note(sessions: Sessions, kept: Archive) -> Endings:
-    """Add what has ended until now to the folder's note; quick, so that it can be done often.
+    """Add what has ended until now to the folder's note; quick, and possible while a backup runs.
 
     Raises:
-        BackupRefused: the note that is there cannot be read.
+        BackupRefused: the note that is there cannot be read, or somebody writes it for long.
     """
-    with sessions() as session:
-        found = read(kept).with_those_of(_now(session))
-    archive.replace(kept.endings, found.model_dump_json(indent=1).encode())
+    with kept.noting():
+        with sessions() as session:
+            found = read(kept).with_those_of(_now(session))
+        archive.replace(kept.endings, found.model_dump_json(indent=1).encode())
     return found
 
 

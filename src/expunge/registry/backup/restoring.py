@@ -1,7 +1,8 @@
-"""Restores a backup into an empty database: objects, rows, and then what keeps two lives of a service apart.
+"""Restores a backup into an empty database: objects, and then rows with what keeps two lives of a service apart.
 
 Attempts that were running when the backup was taken lose their lease: their workers, which may live on,
-write nothing any more, and the jobs wait for a worker again. What has ended since ends again.
+write nothing any more, and the jobs wait for a worker again. What has ended since ends again. All of it
+comes with the rows or no row does.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from alembic import command
 from sqlalchemy import Engine, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.registry import jobs, log, references
 from expunge.registry.backup import archive, endings, tables
@@ -19,7 +20,14 @@ from expunge.registry.backup.archive import Archive, BackupRefused, LogEnd, Mani
 from expunge.registry.database import Sessions, sessions
 from expunge.registry.fsck import record
 from expunge.registry.lifecycles import JobState
-from expunge.registry.migration import configuration, is_known, migrate, newest, revision_of
+from expunge.registry.migration import (
+    configuration,
+    is_known,
+    migrate,
+    migrate_within,
+    newest,
+    revision_of,
+)
 from expunge.registry.objects import ObjectMissing, ObjectStore
 from expunge.registry.record.proofs import newest_head
 from expunge.registry.tables import Job
@@ -76,42 +84,41 @@ def restore(
     out if `without_damaged`, else they are a reason to refuse. `keep_days` (0: no time is set) is what
     owners are told of how long backups are kept, as in `take`.
 
+    Rows come in one transaction with all that must be done about them: if it breaks off, at any moment,
+    the database has no row. While it reads, no backup is made to the folder.
+
     Raises:
         BackupRefused: it cannot be restored, and why; the database is as empty as before, unless the
             words say otherwise.
-        StoreUnavailable, OperationalError: begin again with an empty database.
+        StoreUnavailable, OperationalError: begin again, `add_to_store`.
     """
     kept = Archive(folder)
-    name = name or _newest(kept)
-    manifest = kept.manifest(name)
-    _check_backup(kept, name, manifest, manifest_sha256)
-    ended = endings.read(kept)
-    if not tables.is_empty(engine):
-        raise BackupRefused("the database is not empty; create a new one to restore to")
-    if not add_to_store and next(iter(store.keys()), None) is not None:
-        raise BackupRefused(
-            "the object store is not empty; take an empty one, or add to it with --add-to-store"
-        )
-    put, damaged = 0, []
-    for key in kept.keys(name):
-        try:
-            put += _put(kept, store, key)
-        except _Damaged as error:
-            if not without_damaged:
-                raise BackupRefused(
-                    f"{error}; restore another backup, or this one --without-damaged"
-                ) from error
-            damaged.append(key)
-    _bring_schema(engine, manifest.revision)
-    tables.load(engine, manifest.tables, kept.place(name) / archive.TABLES)
-    if manifest.revision != newest():
-        migrate(_url(engine))
-    within = sessions(engine)
-    requeued = _fence(
-        within, manifest, {each.key for each in manifest.missing}.union(damaged), keep_days
-    )
+    with kept.reading():
+        name = name or _newest(kept)
+        manifest = kept.manifest(name)
+        _check_backup(kept, name, manifest, manifest_sha256)
+        ended = endings.read(kept)
+        with engine.connect() as connection:
+            tables.require_empty(connection)
+        if not add_to_store and next(iter(store.keys()), None) is not None:
+            raise BackupRefused(
+                "the object store is not empty; take an empty one, or add to it with --add-to-store"
+            )
+        put, damaged = _put_all(kept, store, name, without_damaged=without_damaged)
+        _bring_schema(engine, manifest.revision)
+        absent = {each.key for each in manifest.missing}.union(damaged)
+        # Others see no row, or all of them with what has ended and without a lease.
+        with engine.begin() as connection:
+            tables.load(connection, manifest.tables, kept.place(name) / archive.TABLES)
+            if manifest.revision != newest():
+                migrate_within(connection)
+            within = sessionmaker(
+                connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+            )
+            requeued = _fence(within, manifest, absent, keep_days)
+            held = endings.again(within, ended)
     _check_log(engine, manifest.log)
-    return Restored(name, manifest, requeued, endings.again(within, ended), put, damaged)
+    return Restored(name, manifest, requeued, held, put, damaged)
 
 
 def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None = None) -> Mended:
@@ -120,21 +127,22 @@ def mend(engine: Engine, store: ObjectStore, folder: Path, *, name: str | None =
     Rows stay as they are. Each object is read. One that ends in this moment is left to the next sweep.
 
     Raises:
-        BackupRefused: there is no such backup.
+        BackupRefused: there is no such backup, or one is being made.
         StoreUnavailable, OperationalError: do it again.
     """
     kept = Archive(folder)
-    there = set(kept.keys(name or _newest(kept)))
     within, put, damaged = sessions(engine), 0, []
-    wanted = {key for key, _ in references.every(within)}
-    for key in sorted(there & wanted):
-        with within() as session:
-            # Reading all of them takes hours, in which some may have ended.
-            is_wanted = bool(references.named(session, [key]))
-        try:
-            put += is_wanted and _put(kept, store, key)
-        except _Damaged:
-            damaged.append(key)
+    with kept.reading():
+        there = set(kept.keys(name or _newest(kept)))
+        wanted = {key for key, _ in references.every(within)}
+        for key in sorted(there & wanted):
+            with within() as session:
+                # Reading all of them takes hours, in which some may have ended.
+                is_wanted = bool(references.named(session, [key]))
+            try:
+                put += is_wanted and _put(kept, store, key)
+            except _Damaged:
+                damaged.append(key)
     return Mended(put, damaged)
 
 
@@ -159,6 +167,23 @@ def _check_backup(
     archive.check_files(place, {archive.OBJECT_LIST: manifest.objects.sha256})
     files = {tables.file_name(table): file.sha256 for table, file in manifest.tables.items()}
     archive.check_files(place / archive.TABLES, files)
+
+
+def _put_all(
+    kept: Archive, store: ObjectStore, name: str, *, without_damaged: bool
+) -> tuple[int, list[str]]:
+    """Put the backup's objects; how many the store did not have whole, and those that nothing has."""
+    put, damaged = 0, []
+    for key in kept.keys(name):
+        try:
+            put += _put(kept, store, key)
+        except _Damaged as error:
+            if not without_damaged:
+                raise BackupRefused(
+                    f"{error}; restore another backup, or this one --without-damaged"
+                ) from error
+            damaged.append(key)
+    return put, damaged
 
 
 def _put(kept: Archive, store: ObjectStore, key: str) -> bool:

@@ -84,30 +84,32 @@ def _copy(table: str, columns: list[str], way: str) -> sql.Composed:
     return sql.SQL("COPY {} ({}) {}").format(sql.Identifier(table), listed, sql.SQL(way))
 
 
-def load(engine: Engine, tables: dict[str, TableFile], folder: Path) -> None:
-    """Load the rows into the tables of the same schema, which are empty; all of them or none.
+def load(connection: Connection, tables: dict[str, TableFile], folder: Path) -> None:
+    """Load the rows into the tables of the same schema, which are empty, in the connection's transaction.
 
     References between tables are checked once all rows are there, and triggers do not fire: what they
-    would add is in the rows.
+    would add is in the rows. Nobody migrates until the transaction ends.
 
     Raises:
-        BackupRefused: the tables are not those of the schema, or a file has not as many rows.
+        BackupRefused: the tables are not those of the schema, or not empty, or a file has not as many rows.
     """
-    with engine.begin() as connection:
-        connection.execute(text(PATIENT))
-        if names(connection) != sorted(tables):
-            raise BackupRefused("the backup's tables are not those of its schema's revision")
-        references = connection.execute(REFERENCES).all()
-        for table, name, _ in references:
-            connection.execute(text(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"'))
-        for table, file in tables.items():
-            connection.execute(text(f'ALTER TABLE "{table}" DISABLE TRIGGER USER'))
-            _load(_cursor(connection), table, file, folder)
-            connection.execute(text(f'ALTER TABLE "{table}" ENABLE TRIGGER USER'))
-        for table, name, definition in references:
-            connection.execute(text(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition}'))
-        for table, column in connection.execute(COUNTERS).all():
-            _set_counter(connection, table, column)
+    connection.execute(text(PATIENT))
+    # Who restores or migrates at the same time is waited for.
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+    require_empty(connection)
+    if names(connection) != sorted(tables):
+        raise BackupRefused("the backup's tables are not those of its schema's revision")
+    references = connection.execute(REFERENCES).all()
+    for table, name, _ in references:
+        connection.execute(text(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"'))
+    for table, file in tables.items():
+        connection.execute(text(f'ALTER TABLE "{table}" DISABLE TRIGGER USER'))
+        _load(_cursor(connection), table, file, folder)
+        connection.execute(text(f'ALTER TABLE "{table}" ENABLE TRIGGER USER'))
+    for table, name, definition in references:
+        connection.execute(text(f'ALTER TABLE {table} ADD CONSTRAINT "{name}" {definition}'))
+    for table, column in connection.execute(COUNTERS).all():
+        _set_counter(connection, table, column)
 
 
 def _load(cursor: Cursor[Any], table: str, file: TableFile, folder: Path) -> None:
@@ -128,13 +130,13 @@ def _set_counter(connection: Connection, table: str, column: str) -> None:
         connection.execute(counter, {"table": table, "column": column, "last": last})
 
 
-def is_empty(engine: Engine) -> bool:
-    """Whether no table has a row."""
-    with engine.connect() as connection:
-        return not any(
-            connection.scalar(text(f'SELECT EXISTS (SELECT FROM "{name}")'))  # noqa: S608 - see NAMES
-            for name in names(connection)
-        )
+def require_empty(connection: Connection) -> None:
+    """Raise BackupRefused if a table has a row."""
+    if any(
+        connection.scalar(text(f'SELECT EXISTS (SELECT FROM "{name}")'))  # noqa: S608 - see NAMES
+        for name in names(connection)
+    ):
+        raise BackupRefused("the database is not empty; create a new one to restore to")
 
 
 def _cursor(connection: Connection) -> Cursor[Any]:
