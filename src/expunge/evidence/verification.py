@@ -52,10 +52,15 @@ class Given:
     """The public key that whoever checks has kept: of the certificate's issuer, or one before it."""
     checkpoint_sha256: str | None = None
     """Hexadecimal, of a file that is said to be one of the certificate's checkpoints."""
-    rows: Sequence[Any] | None = None
-    """Rows of the log as the service shows them to their party, proven under the certificate's tree head."""
+    rows: bytes | None = None
+    """A file of rows of the log, proven under the certificate's tree head, as `rows_file` writes them."""
     audit: Any = None
     """An audit as the service told it, with its report."""
+
+
+def rows_file(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as the service shows them to their party, in the one way in which they are checked: canonical JSON."""
+    return canonical(list(rows))
 
 
 def verified(data: bytes, given: Given) -> list[Link]:
@@ -162,13 +167,14 @@ def _inclusion(told: Predicate) -> Found:
     return f"row {told.log.row['seq']} is leaf {told.log.position} of that log", True
 
 
-def _rows(told: Predicate, rows: Sequence[Any]) -> Found:
+def _rows(told: Predicate, data: bytes) -> Found:
     """Each against the leaf hash and the proof beside it; the certificate's own against the certificate."""
+    rows = _json(data, "the file of rows")
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise Broken("the rows are not a list of JSON objects, one for each row of the log")
     own = told.log.row.get("seq")
     seen = False
     for row in rows:
-        if not isinstance(row, Mapping):
-            raise Broken("the rows are not a list of JSON objects, one for each row of the log")
         leaf, seq = _leaf(row), row["seq"]
         if set(row) != SHOWN or row["sealed"] is not True:
             raise Broken(f"row {seq!r} is not as the service shows sealed rows: {sorted(SHOWN)}")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from expunge.client.commands.session import AsJson, Session, command, fail
 from expunge.evidence.signing import PublicKey, UnusableKey
-from expunge.evidence.verification import Given, Link, verified
+from expunge.evidence.verification import Given, Link, rows_file, verified
 from expunge.formats.digests import sha256_file
 
 COLOURS = {"OK": "green", "BROKEN": "bold red", "NOT CHECKED": "yellow"}
@@ -52,7 +52,7 @@ def certificate(
     content = session.client.certificate(request, edition=edition)
     if rows is not None:
         found = session.client.certified_rows(request, content)
-        rows.write_text(json.dumps([each.model_dump(mode="json") for each in found], indent=1))
+        rows.write_bytes(rows_file([each.model_dump(mode="json") for each in found]))
     if session.as_json:
         session.out.print(content.decode(), soft_wrap=True, highlight=False, markup=False)
         return
@@ -108,7 +108,7 @@ def verify(
         given = Given(
             key=PublicKey.from_pem(key.read_bytes()),
             checkpoint_sha256=None if checkpoint is None else sha256_file(checkpoint),
-            rows=None if rows is None else _rows(rows),
+            rows=None if rows is None else rows.read_bytes(),
             audit=None if report is None else _audit(report),
         )
         links = verified(file.read_bytes(), given)
@@ -122,15 +122,6 @@ def verify(
         Console().print(_table(links))
     if broken:
         raise typer.Exit(1)
-
-
-def _rows(path: Path) -> list[Any]:
-    """A file that holds no list is left to the check, which says that these are no rows."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return [None]
-    return found if isinstance(found, list) else [found]
 
 
 def _audit(path: Path) -> Any:

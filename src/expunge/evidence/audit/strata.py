@@ -15,9 +15,9 @@ Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 STRATUM = 24
-"""Samples of a stratum on average, or more where most of all are own. In simulations of owners with images of one kind only, drifting
-with their kind, 26 found 1-3 % of untouched samples at alpha = 1 %, 52 found 1-9 %, a single stratum
-up to 70 %."""
+"""Samples of a stratum on average, or more where most of all are own. In simulations of owners with
+images of one kind only, drifting with their kind, 26 found 1-3 % of untouched samples at alpha = 1 %,
+52 found 1-9 %, a single stratum up to 70 %."""
 STRATUM_OF_ONE = 256
 """For a single own sample, whose p-value cannot be smaller than one in its stratum's samples."""
 MIN_ALIKE = 8
