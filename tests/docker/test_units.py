@@ -16,6 +16,8 @@ UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 ENVIRONMENT_FILE = ROOT / "deploy" / "systemd" / "expunge.env"
 KNOWN = {f"EXPUNGE_{field}".upper() for field in Settings.model_fields} | {SECRETS_DIR}
 
+SIGNING_KEY = "signing-key.pem:/etc/expunge/signing-key.pem"
+
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 
 
@@ -40,8 +42,37 @@ def test_a_unit_gives_known_settings_and_secrets_as_files(unit: Path) -> None:
     assert assigned <= KNOWN
     for credential in values(unit, "LoadCredential"):
         name, _, path = credential.partition(":")
-        assert path == f"/etc/expunge/secrets/{name}"
-        assert name.upper() in KNOWN
+        if credential != SIGNING_KEY:
+            assert path == f"/etc/expunge/secrets/{name}"
+            assert name.upper() in KNOWN
+
+
+@every_unit
+def test_those_that_sign_are_given_the_key_and_no_others(unit: Path) -> None:
+    signs = unit.stem in {"expunge-api", "expunge-dispatch", "expunge-interactive"}
+    named = "EXPUNGE_SIGNING_KEY_FILE=%d/signing-key.pem" in values(unit, "Environment")
+    given = SIGNING_KEY in values(unit, "LoadCredential")
+    assert (named, given) == (signs, signs)
+    # Processes of one user may look into each other, and so at what the others were given.
+    assert (
+        values(unit, "User") == values(unit, "Group") == ["expunge" if signs else "expunge-train"]
+    )
+    assert "SIGNING_KEY" not in ENVIRONMENT_FILE.read_text()
+
+
+def test_on_one_machine_each_has_an_address_of_its_own_for_its_metrics() -> None:
+    found = []
+    for unit in UNITS:
+        for value in values(unit, "Environment"):
+            name, _, address = value.partition("=")
+            if name == "EXPUNGE_METRICS_LISTEN":
+                instances = range(100) if "@" in unit.name else [0]
+                found += [address.replace("%i", str(each)) for each in instances]
+    assert len(set(found)) == len(found) == 102
+    for address in found:
+        host, _, port = address.partition(":")
+        assert host == "127.0.0.1"
+        assert 1024 <= int(port) < 2**16
 
 
 def test_the_environment_file_has_known_settings_and_no_secret() -> None:
@@ -53,7 +84,6 @@ def test_the_environment_file_has_known_settings_and_no_secret() -> None:
 
 @every_unit
 def test_a_unit_is_confined_and_has_time_to_stop(unit: Path) -> None:
-    assert values(unit, "User") == ["expunge"]
     assert values(unit, "NoNewPrivileges") == values(unit, "ProtectHome") == ["yes"]
     assert values(unit, "CapabilityBoundingSet") == [""]
     assert values(unit, "ProtectSystem") == ["strict"]
@@ -87,3 +117,37 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", *sorted(tmp_path.iterdir())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+STUB = '#!/bin/sh\nprintf "%s %s store=%s\\n" "$(basename "$0")" "$*" "$EXPUNGE_OBJECT_STORE" >> "$CALLS"\n'
+SIGNING_STUB = STUB + 'test "$1" != new-signing-key || (umask 077; echo key > "$2")\n'
+
+
+def test_the_documented_commands_put_every_file_where_the_units_look_for_it(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "install.md").read_text()
+    steps = guide[guide.index("## 2. On every machine") : guide.index("On each further one")]
+    script = "\n".join(re.findall(r"^```\n(.*?)^```$", steps, re.MULTILINE | re.DOTALL))
+    stubs = dict.fromkeys(("bin/useradd", "bin/python3.11", "bin/systemctl", "bin/curl"), STUB)
+    stubs |= {"opt/expunge/bin/pip": STUB, "opt/expunge/bin/expunge": SIGNING_STUB}
+    for name, text in stubs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "etc" / "systemd" / "system").mkdir(parents=True)
+    moved = re.sub(r"(?<![\w.])/(etc|opt)/", rf"{tmp_path}/\1/", script)
+    calls = tmp_path / "calls"
+    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "CALLS": str(calls)}
+    subprocess.run(["/bin/sh", "-euc", moved], cwd=ROOT, env=environment, check=True)
+
+    done = calls.read_text()
+    assert "expunge migrate store=s3://expunge\n" in done
+    for unit in UNITS:
+        assert (tmp_path / "etc/systemd/system" / unit.name).read_bytes() == unit.read_bytes()
+        assert unit.stem in done.partition("systemctl enable")[2]
+        assert f"nologin {values(unit, 'User')[0]} store" in done
+        wanted = [each.partition(":")[2] for each in values(unit, "LoadCredential")]
+        for path in wanted:
+            file = tmp_path / path.removeprefix("/")
+            assert file.stat().st_mode & 0o077 == 0
+            assert file.stat().st_size > 0
+        assert (tmp_path / values(unit, "EnvironmentFile")[0].removeprefix("/")).is_file()

@@ -144,6 +144,23 @@ def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None
         Signer.load(path)
 
 
+def test_what_systemd_gives_to_one_unit_may_show_the_mask_of_an_acl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key.pem"
+    key = Signer.create(path)
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert Signer.load(path).key_id == key.key_id
+    path.chmod(0o444)
+    with pytest.raises(UnusableKey, match="read by others"):
+        Signer.load(path)
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "another"))
+    with pytest.raises(UnusableKey, match="read by others"):
+        Signer.load(path)
+
+
 def test_files_without_a_usable_key_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UnusableKey, match="cannot be read"):
         Signer.load(tmp_path / "absent.pem")

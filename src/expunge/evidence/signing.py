@@ -23,6 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Names the folder of what systemd gives to one unit alone; where it does so by an ACL, `stat` shows the mask of that
+as bits of the group, which cannot read."""
 ENVELOPE_MEMBERS = {"payload", "payloadType", "signatures"}
 SIGNATURE_MEMBERS = {"keyid", "sig"}
 
@@ -122,7 +125,7 @@ class Signer:
                 pem = file.read()
         except OSError as error:
             raise UnusableKey(f"signing key {path} cannot be read: {error.strerror}") from error
-        if mode & OTHERS:
+        if mode & (OTHERS & ~stat.S_IRGRP if _is_credential(path) else OTHERS):
             raise UnusableKey(
                 f"signing key {path} can be read by others (mode {stat.S_IMODE(mode):04o}); "
                 f"run: chmod 600 {path}"
@@ -143,6 +146,11 @@ class Signer:
             "payloadType": payload_type,
             "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(signature).decode()}],
         }
+
+
+def _is_credential(path: Path) -> bool:
+    folder = os.environ.get(CREDENTIALS)
+    return folder is not None and path.parent == Path(folder)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
