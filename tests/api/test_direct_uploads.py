@@ -20,7 +20,7 @@ from expunge.registry import direct_uploads, orphans
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore, open_store
 from expunge.registry.settings import Settings
-from expunge.registry.tables import DirectUpload
+from expunge.registry.tables import DirectUpload, PendingObject
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +233,18 @@ def expire(session_factory: Sessions, upload: dict[str, Any], **ago: float) -> N
             .where(DirectUpload.id == upload["id"])
             .values(expires_at=func.now() - timedelta(**ago))
         )
+        notes = PendingObject.key.contains(upload["id"])
+        session.execute(
+            update(PendingObject).where(notes).values(noted_at=func.now() - timedelta(**ago))
+        )
 
 
 def test_after_its_time_an_upload_is_refused_and_forgotten(
-    data_owner: User, dataset_id: str, shard: Path, session_factory: Sessions
+    data_owner: User,
+    dataset_id: str,
+    shard: Path,
+    session_factory: Sessions,
+    store: ObjectStore,
 ) -> None:
     path, headers = f"/datasets/{dataset_id}/uploads", {"Idempotency-Key": "upload-2"}
     upload = data_owner.post(path, body_of(shard), headers=headers).json()
@@ -246,6 +254,7 @@ def test_after_its_time_an_upload_is_refused_and_forgotten(
     again = data_owner.post(path, body_of(shard), headers=headers)
     problem_of(again, 409, "direct-upload-expired")
     expire(session_factory, upload, days=2)
+    orphans.sweep(session_factory, store, grace_seconds=0)
     with session_factory.begin() as session:
         direct_uploads.forget_expired(session)
     problem_of(complete(data_owner, dataset_id, upload), 404, "not-found")

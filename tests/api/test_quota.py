@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, update
 from tests.api.conftest import (
     ENCODER,
     Cast,
@@ -23,11 +24,11 @@ from tests.api.test_checkpoints import weights_file
 from tests.registry.s3 import BUCKET, working_server
 
 from expunge.formats.digests import content_digest, sha256_file
-from expunge.registry import direct_uploads, quota
+from expunge.registry import direct_uploads, orphans, quota
 from expunge.registry.database import Sessions
 from expunge.registry.objects import ObjectStore, open_store
 from expunge.registry.settings import Settings
-from expunge.registry.tables import Dataset, DirectUpload, Role
+from expunge.registry.tables import Dataset, DirectUpload, PendingObject, Role
 
 SHARD_BYTES = 174_080
 """Of `a_shard`."""
@@ -165,8 +166,22 @@ def test_of_uploads_at_once_none_exceeds_it_and_none_is_left_behind(
     assert len(set(store.keys())) == before + 2
 
 
-def test_an_announced_upload_counts_until_it_is_completed_or_expires(
-    owner: User, tmp_path: Path, session_factory: Sessions
+def send(upload: dict[str, Any], data: bytes) -> None:
+    headers = upload["headers"] | {"Content-Length": str(len(data))}
+    httpx.put(upload["url"], content=data, headers=headers, trust_env=False).raise_for_status()
+
+
+def expire(sessions: Sessions, upload: dict[str, Any], **ago: float) -> None:
+    with sessions.begin() as session:
+        past = func.now() - timedelta(**ago)
+        of_upload = DirectUpload.id == upload["id"]
+        session.execute(update(DirectUpload).where(of_upload).values(expires_at=past))
+        notes = PendingObject.key.contains(upload["id"])
+        session.execute(update(PendingObject).where(notes).values(noted_at=past))
+
+
+def test_an_announced_upload_counts_until_it_is_completed_or_swept(
+    owner: User, tmp_path: Path, session_factory: Sessions, store: ObjectStore
 ) -> None:
     filled(owner, tmp_path, 4)
     dataset = owner.open_dataset()
@@ -175,19 +190,41 @@ def test_an_announced_upload_counts_until_it_is_completed_or_expires(
     assert used(owner) == LIMIT
     exceeded(announce(owner, dataset, data, "b.tar"), used=LIMIT)
     exceeded(owner.put_shard(dataset, data, "b.tar"), used=LIMIT)
-    headers = upload["headers"] | {"Content-Length": str(len(data))}
-    httpx.put(upload["url"], content=data, headers=headers, trust_env=False).raise_for_status()
+    send(upload, data)
     completed = owner.post(f"/datasets/{dataset}/uploads/{upload['id']}/complete")
     assert completed.status_code == 201, completed.text
     assert used(owner) == LIMIT, "once, not twice"
     assert owner.http.delete(f"/datasets/{dataset}").status_code == 200
     dataset = owner.open_dataset()
+    for sent in (True, False):
+        upload = announce(owner, dataset, data).json()
+        if sent:
+            send(upload, data)
+        expire(session_factory, upload, days=2)
+        with session_factory.begin() as session:
+            direct_uploads.forget_expired(session)
+        orphans.sweep(session_factory, store, grace_seconds=7 * 24 * 3600)
+        assert used(owner) == LIMIT, "it may still be in the store"
+        orphans.sweep(session_factory, store, grace_seconds=3600)
+        assert used(owner) == LIMIT - SHARD_BYTES
+        with session_factory.begin() as session:
+            direct_uploads.forget_expired(session)
+            assert session.get(DirectUpload, upload["id"]) is None
+
+
+def test_an_address_that_still_works_counts_though_its_data_set_is_deleted(
+    owner: User, tmp_path: Path, session_factory: Sessions, store: ObjectStore
+) -> None:
+    dataset, data = owner.open_dataset(), a_shard(tmp_path)
     upload = announce(owner, dataset, data).json()
-    assert used(owner) == LIMIT
-    with session_factory.begin() as session:
-        past = update(DirectUpload).where(DirectUpload.id == upload["id"])
-        session.execute(past.values(expires_at=DirectUpload.created_at))
-    assert used(owner) == LIMIT - SHARD_BYTES
+    assert owner.http.delete(f"/datasets/{dataset}").json()["state"] == "deleted"
+    send(upload, data)
+    assert used(owner) == SHARD_BYTES
+    expire(session_factory, upload, seconds=1)
+    for _ in range(2):
+        orphans.sweep(session_factory, store, grace_seconds=0)
+    assert used(owner) == 0
+    assert not any(upload["id"] in key for key in store.keys("uploads"))
 
 
 def test_uploads_of_one_owner_are_counted_over_all_data_sets(

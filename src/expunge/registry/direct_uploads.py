@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from expunge.registry import datasets, idempotency
+from expunge.registry import datasets, idempotency, orphans
 from expunge.registry.errors import Conflict, NotFound
 from expunge.registry.ids import Prefix, new_id
+from expunge.registry.lifecycles import DatasetState
 from expunge.registry.objects import key_of
 from expunge.registry.tables import Dataset, DirectUpload, Party, PendingObject
 
@@ -23,6 +24,13 @@ MAX_OPEN_OF_OWNER = 500
 """In all data sets of one owner."""
 KEPT = timedelta(days=1)
 """After its end an upload is still known, so that a repeated call gets its answer."""
+_UNSWEPT = exists().where(
+    PendingObject.key == func.concat("uploads/", DirectUpload.id, "/", DirectUpload.sha256),
+    func.coalesce(PendingObject.lease_token, "") != orphans.GONE,
+)
+"""What was sent may still be in the store; the key is that of `key`."""
+OCCUPIES = and_(DirectUpload.samples.is_(None), or_(DirectUpload.expires_at > func.now(), _UNSWEPT))
+"""Not a shard yet, and in the store, or still to come: also if its data set has been deleted meanwhile."""
 
 
 class DirectUploadUnavailable(Conflict):
@@ -128,9 +136,10 @@ def one(session: Session, owner: Party, dataset_id: str, upload_id: str) -> Dire
     Raises:
         NotFound: there is none, or it belongs to another party.
     """
-    datasets.owned(session, owner, dataset_id)
+    dataset = datasets.owned(session, owner, dataset_id)
+    ended = dataset.state in (DatasetState.DELETING, DatasetState.DELETED)
     upload = session.get(DirectUpload, upload_id, populate_existing=True)
-    if upload is None or upload.dataset_id != dataset_id:
+    if upload is None or upload.dataset_id != dataset_id or ended:
         raise NotFound.of("upload", upload_id)
     return upload
 
@@ -170,12 +179,18 @@ def record(
 
 
 def give_up(session: Session, dataset: Dataset) -> list[str]:
-    """Forget all uploads to a data set that is being deleted; the keys of what may have been sent."""
+    """End all uploads to a data set that is being deleted; the keys of what may have been sent.
+
+    Those that were not completed are remembered until they have expired: until then their owner can
+    send to them.
+    """
     uploads = session.scalars(
         select(DirectUpload).where(DirectUpload.dataset_id == dataset.id)
     ).all()
     keys = [key(each) for each in uploads]
-    session.execute(delete(DirectUpload).where(DirectUpload.dataset_id == dataset.id))
+    ended = DirectUpload.dataset_id == dataset.id
+    session.execute(delete(DirectUpload).where(ended, DirectUpload.samples.is_not(None)))
+    session.execute(update(DirectUpload).where(ended).values(name=""))
     _end_notes(session, keys)
     return keys
 
@@ -186,5 +201,6 @@ def _end_notes(session: Session, keys: Sequence[str]) -> None:
 
 
 def forget_expired(session: Session) -> None:
-    """Forget uploads that ended long ago; a sweep removes what was sent and not completed."""
-    session.execute(delete(DirectUpload).where(DirectUpload.expires_at < func.now() - KEPT))
+    """Forget uploads that ended long ago, once a sweep has removed what was sent and not completed."""
+    ended = DirectUpload.expires_at < func.now() - KEPT
+    session.execute(delete(DirectUpload).where(ended, ~_UNSWEPT))

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from expunge.registry import orphans
 from expunge.registry.database import Sessions
+from expunge.registry.direct_uploads import OCCUPIES
 from expunge.registry.errors import DomainError
 from expunge.registry.lifecycles import DatasetState
 from expunge.registry.migration import newest, revision_of
@@ -55,11 +56,7 @@ _SHARDS = select(func.sum(Dataset.bytes)).where(
 _ANNOUNCED = (
     select(func.sum(DirectUpload.bytes))
     .join(Dataset, Dataset.id == DirectUpload.dataset_id)
-    .where(
-        Dataset.owner_id == bindparam("party_id"),
-        DirectUpload.samples.is_(None),
-        DirectUpload.expires_at > func.now(),
-    )
+    .where(Dataset.owner_id == bindparam("party_id"), OCCUPIES)
 )
 _WEIGHTS = (
     select(func.sum(Checkpoint.bytes))
