@@ -1,6 +1,7 @@
 """What every service of docker-compose.yml must be: confined, watched, pinned, and given only what exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from tests.docker.compose import (
     services,
     stages,
 )
+from typer.main import get_command
 
+from expunge.cli import app
 from expunge.evidence.manifest import REVISION_VARIABLE
 from expunge.registry.settings import SECRETS_DIR, Settings
 
@@ -126,6 +129,45 @@ def test_each_secret_is_made_once_and_hidden_from_others(tmp_path: Path) -> None
     assert made["redis.conf"].split()[1] in made["expunge_redis_url"]
     subprocess.run(make, check=True)
     assert {file.name: file.read_text() for file in folder.iterdir()} == made
+
+
+def test_the_signing_key_is_mounted_where_something_is_signed() -> None:
+    mounts = {name: " ".join(each.get("volumes", [])) for name, each in services().items()}
+    signing = {"api", "dispatch", "interactive"}
+    assert {name for name, each in mounts.items() if "keys:" in each} == {"prepare", *signing}
+    assert all("keys:/var/lib/expunge/keys:ro" in mounts[name] for name in signing)
+    assert {
+        name for name in own_services() if "EXPUNGE_SIGNING_KEY_FILE" in environment_of(name)
+    } == signing
+
+
+def documented(verb: str) -> list[list[str]]:
+    """The words after `docker compose VERB` and its options, for each time the guide says so."""
+    guide = (ROOT / "docs" / "how-to" / "compose.md").read_text()
+    lines = re.findall(rf"^docker compose {verb} (.*?)(?: +#.*)?$", guide, re.MULTILINE)
+    options = re.compile(r"^(?:--rm |-T |--volume \S+ )+")
+    return [shlex.split(options.sub("", line)) for line in lines]
+
+
+def test_what_the_guide_runs_is_there() -> None:
+    found = documented("run")
+    known = get_command(app).commands  # type: ignore[attr-defined]  # It is a group.
+    assert {name for name, *_ in found} <= services().keys()
+    assert {words[2] for words in found if words[1:2] == ["expunge"]} <= known.keys()
+
+
+def test_a_restore_has_the_key_and_the_stores_before_it_begins() -> None:
+    key, bucket, restore, fsck = documented("run")[-4:]
+    assert key[:3] == ["prepare", "sh", "-c"]
+    # In the image's working directory, where the volume is.
+    assert "cat > keys/signing-key.pem" in key[3]
+    assert "keys:/var/lib/expunge/keys" in service("prepare")["volumes"]
+    assert bucket == ["bucket"]
+    assert "objects" in service("bucket")["depends_on"]
+    assert restore == ["migrate", "expunge", "restore", "/backups/expunge"]
+    assert "postgres" in service("migrate")["depends_on"]
+    assert service("migrate")["secrets"] == service("train")["secrets"]
+    assert fsck == ["api", "expunge", "fsck"]
 
 
 def test_a_worker_is_stopped_later_than_its_training_process() -> None:
