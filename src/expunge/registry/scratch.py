@@ -4,15 +4,13 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = "process-"
 LOCK = "lock"
-UNLOCKED_SECONDS = 600
-"""A folder without a lock after so long belongs to a process that died while it was starting."""
 
 
 class Scratch:
@@ -23,10 +21,10 @@ class Scratch:
     """
 
     def __init__(self, work_dir: Path) -> None:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=work_dir))
-        lock = os.open(self.path / LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone(work_dir):
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=work_dir))
+            lock = os.open(self.path / LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         self._unlock = weakref.finalize(self, os.close, lock)
         remove_abandoned(work_dir)
 
@@ -38,19 +36,31 @@ class Scratch:
 
 def remove_abandoned(work_dir: Path) -> None:
     """Remove the folders whose process has died; any number of processes may do so at once."""
-    for folder in work_dir.glob(f"{PREFIX}*"):
-        if _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    with _alone(work_dir):
+        for folder in work_dir.glob(f"{PREFIX}*"):
+            if _is_abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone(work_dir: Path) -> Iterator[None]:
+    """While no other process makes or removes a folder: one that is not locked yet looks abandoned."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    opened = os.open(work_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _is_abandoned(folder: Path) -> bool:
-    with suppress(FileNotFoundError):
-        try:
-            with (folder / LOCK).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            return time.time() - folder.stat().st_mtime > UNLOCKED_SECONDS
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        # Its process died before it could lock it, or is removing it.
         return True
-    return False
+    return True
