@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
@@ -16,6 +17,7 @@ from tests.registry.keeping import Service, WatchedStore, database, running
 from expunge.registry import backup, operations, parties
 from expunge.registry.backup import BackupRefused, archive, endings, tables
 from expunge.registry.database import Sessions, sessions
+from expunge.registry.migration import configuration, is_current, migrate, revision_of
 from expunge.registry.tables import Job, Party
 
 
@@ -113,6 +115,32 @@ def test_of_two_restores_into_one_database_one_is_refused(
     with fresh.connect() as connection:
         restores = text("SELECT count(*) FROM log WHERE event = 'restored'")
         assert connection.scalar(restores) == 1
+
+
+def test_rows_of_an_older_version_come_with_their_migration_or_not_at_all(
+    service: Service, fresh: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, kept = service.backup(), backup.Archive(service.kept)
+    url, place = text_of(service.engine.url), kept.place(taken.name)
+    command.downgrade(configuration(url), "0009")
+    with tables.picture(service.engine) as connection:
+        dumped = tables.dump(connection, place / archive.TABLES)
+    migrate(url)
+    older = taken.manifest.model_copy(update={"revision": "0009", "tables": dumped})
+    (place / archive.MANIFEST).write_text(older.model_dump_json())
+    store = WatchedStore(tmp_path / "restored")
+    with monkeypatch.context() as patched:
+        patched.setattr(endings, "again", lambda *_: gives_up(fresh.url))
+        with pytest.raises(OSError, match="no space"):
+            backup.restore(fresh, store, service.kept)
+    with fresh.connect() as connection:
+        tables.require_empty(connection)
+        assert revision_of(connection) == "0009"
+    found = backup.restore(fresh, store, service.kept, add_to_store=True)
+    kept.remove(taken.name)
+    assert is_current(fresh)
+    assert service.lease is not None
+    assert found.requeued == [service.lease.job_id]
 
 
 class TestOneFolder:

@@ -4,30 +4,32 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Select,
-    cast,
+    Text,
+    any_,
+    bindparam,
+    exists,
     func,
     inspect,
-    literal_column,
     select,
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from expunge.registry.database import Sessions
 from expunge.registry.lifecycles import CheckpointState, JobState
 from expunge.registry.tables import Audit, Checkpoint, Comparison, Dataset, Encoding, Job, Shard
+from expunge.registry.tables.base import strings_of
 
 LIVE = (JobState.RUNNING, JobState.EVALUATING)
 UNFINISHED = (JobState.QUEUED, *LIVE)
 """Jobs in other states never go on from their snapshot."""
 ENDED = (CheckpointState.DESTROYING, CheckpointState.DESTROYED)
 """Checkpoints in these states keep their keys, but name nothing any more."""
-STRINGS = 'strict $.** ? (@.type() == "string")'
-"""JSON path of every string of a document, however deep."""
 PAGE = 1000
 """Rows read at a time."""
 
@@ -46,19 +48,20 @@ COLUMNS: tuple[InstrumentedAttribute[Any], ...] = (
 
 
 def named(session: Session, keys: Collection[str]) -> set[str]:
-    """Those of the keys that at least one row names now."""
-    naming = union_all(*(_keys_of(column) for column in COLUMNS)).subquery()
-    found: ColumnElement[str] = naming.c.key
-    return set(session.scalars(select(found).where(found.in_(keys))))
+    """Those of the keys that at least one row names now; each is looked up, so the tables' size hardly matters."""
+    if not keys:
+        return set()
+    wanted = bindparam("keys", sorted(keys), type_=ARRAY(Text))
+    naming = union_all(*(_among(column, wanted) for column in COLUMNS))
+    return set(session.scalars(naming))
 
 
-def _keys_of(column: InstrumentedAttribute[Any]) -> Select[tuple[str]]:
-    keys = (
-        func.jsonb_path_query(column, cast(STRINGS, JSONPATH)).op("#>>")(literal_column("'{}'"))
-        if _is_document(column)
-        else column
-    )
-    return select(keys.label("key")).where(_counts(column))
+def _among(column: InstrumentedAttribute[Any], wanted: BindParameter[Any]) -> Select[tuple[str]]:
+    if not _is_document(column):
+        return select(column).where(column == any_(wanted), _counts(column))
+    key = func.unnest(wanted).column_valued("wanted")
+    # Key by key: PostgreSQL would read all rows for one that asks for any of thousands.
+    return select(key).where(exists().where(strings_of(column).has_key(key), _counts(column)))
 
 
 def _is_document(column: InstrumentedAttribute[Any]) -> bool:

@@ -25,7 +25,7 @@ LATE = timedelta(minutes=5)
 BACKUP_AGE = timedelta(days=2)
 """Of the newest backup, to be told of."""
 STATEMENT_TIMEOUT = "30min"
-"""Of whoever checks: what names some thousand objects takes minutes to find among many millions of rows."""
+"""Of whoever checks: the changes of all jobs' states take minutes to read from a log of many millions of rows."""
 TOLD = 1000
 """Findings of a check that are told one by one: where everything is broken, the rest is like them."""
 

@@ -82,9 +82,9 @@ class Encoding(Table):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
     before_checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"))
     after_checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"))
-    views_key: Mapped[str | None]
+    views_key: Mapped[str | None] = mapped_column(index=True)
     """Object with the views that were made at home, if they were."""
-    outputs_key: Mapped[str | None]
+    outputs_key: Mapped[str | None] = mapped_column(index=True)
     """Object with the outputs of both encoders."""
     receipt: Mapped[dict[str, Any] | None]
     """What the service answers for: a DSSE envelope; the bare statement where it has no key."""

@@ -1,12 +1,20 @@
-"""What all tables share: the base class with its naming rules, and the check of a column of states."""
+"""What all tables share: the base class with its naming rules, checks of columns of states, indexes of documents."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, MetaData
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    Index,
+    MetaData,
+    func,
+    literal_column,
+)
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 
 class Table(DeclarativeBase):
@@ -25,6 +33,25 @@ class Table(DeclarativeBase):
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(none_as_null=True),
     }
+
+
+STRINGS: ColumnElement[Any] = literal_column("""'strict $.** ? (@.type() == "string")'::jsonpath""")
+"""Path of every string of a document, however deep: text of the statement, since an index is of exactly these words."""
+
+
+def strings_of(document: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    """All strings of a JSONB document, as one array."""
+    return func.jsonb_path_query_array(document, STRINGS, type_=JSONB)
+
+
+def strings_index(name: str, document: InstrumentedAttribute[Any]) -> Index:
+    """An index of which documents have a string; rows enter it when they are written, so that lookups read no list."""
+    return Index(
+        name,
+        strings_of(document),
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
 
 
 def states_check(column: str, states: type[StrEnum]) -> CheckConstraint:

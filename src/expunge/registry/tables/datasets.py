@@ -40,7 +40,7 @@ class Dataset(Table):
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     digest: Mapped[str | None]
     """SHA-256 over the index of all samples, fixed by sealing."""
-    index_key: Mapped[str | None]
+    index_key: Mapped[str | None] = mapped_column(index=True)
     """Object that holds the index: one JSON record a line, in order."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     sealed_at: Mapped[datetime | None]
@@ -61,7 +61,7 @@ class Shard(Table):
     digest: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     samples: Mapped[int]
-    object_key: Mapped[str]
+    object_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from expunge.registry.lifecycles import JobState
-from expunge.registry.tables.base import Table, states_check
+from expunge.registry.tables.base import Table, states_check, strings_index
 from expunge.registry.tables.models import Checkpoint
 from expunge.registry.tables.work import Job
 
@@ -83,6 +83,9 @@ class Audit(Table):
         return self.settled_at or self.job.finished_at
 
 
+strings_index("ix_audits_objects", Audit.objects)
+
+
 class Alert(Table):
     """A warning to a request's owner and its model's owner; one per request and checkpoint."""
 
@@ -124,3 +127,6 @@ class Comparison(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     job: Mapped[Job] = relationship(lazy="joined", innerjoin=True)
+
+
+strings_index("ix_comparisons_objects", Comparison.objects)

@@ -44,10 +44,10 @@ class Checkpoint(Table):
     state: Mapped[str]
     problem: Mapped[dict[str, Any] | None]
     digest: Mapped[str]
-    object_key: Mapped[str]
+    object_key: Mapped[str] = mapped_column(index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     release_digest: Mapped[str]
-    release_key: Mapped[str]
+    release_key: Mapped[str] = mapped_column(index=True)
     """What may leave the service: encoder and projector only."""
     drift: Mapped[dict[str, Any] | None]
     """What removals since the last full training have added up to."""

@@ -144,7 +144,7 @@ class Job(Table):
     """When the running attempt began."""
     seconds_used: Mapped[float] = mapped_column(default=0.0)
     """By earlier attempts together, in seconds; counts towards the time limit."""
-    snapshot_key: Mapped[str | None]
+    snapshot_key: Mapped[str | None] = mapped_column(index=True)
     """The object that the next attempt goes on from."""
     snapshot_step: Mapped[int | None]
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
