@@ -114,6 +114,16 @@ def test_another_draw_takes_each_samples_own_answers() -> None:
         np.testing.assert_array_equal(outputs.scores, expected.scores[places])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_what_is_remembered_is_what_the_encoders_would_say_again(count: int) -> None:
+    asked, chosen = Asked(Remembered()), samples()
+    asked.about(chosen)
+    part = chosen[5 : 5 + count]
+    remembered = asked.about(part)
+    assert asked.encoded == COUNT * VIEWS
+    assert_same(Asked(Remembered()).about(part), remembered)
+
+
 def test_a_batch_with_one_unknown_sample_is_encoded() -> None:
     asked, chosen = Asked(Remembered()), samples()
     asked.about(chosen[:4])

@@ -35,6 +35,9 @@ CPU_BATCH_IMAGES = 32
 """Views that go through an encoder at once; few samples go in several views together. More are no
 faster on a CPU, whose caches they overflow, and keep those waiting for whom room is made in between."""
 GPU_BATCH_IMAGES = 512
+LEAST_ROWS = 16
+"""Views that go through together at least, if need be with blank ones: matrix products of fewer rows
+are rounded in another way, and a sample's outputs would depend on who else is asked about."""
 
 
 @dataclass(frozen=True)
@@ -248,10 +251,12 @@ def _answers(
 @torch.no_grad()
 def _encoded(learner: Learner, *, seen: Tensor, shape: tuple[int, ...]) -> dict[Level, Tensor]:
     """Per level L2-normalised outputs of a batch of views, in this shape and their dimension."""
-    features = learner.features(seen)
-    found: dict[Level, Tensor] = {"encoder": F.normalize(features, dim=1).view(shape)}
+    rows = len(seen)
+    blank = seen.new_zeros(max(0, LEAST_ROWS - rows), *seen.shape[1:])
+    features = learner.features(torch.cat([seen, blank]) if len(blank) else seen)
+    found: dict[Level, Tensor] = {"encoder": F.normalize(features[:rows], dim=1).view(shape)}
     if learner.has_projector:
-        found["projector"] = learner.project(features).view(shape)
+        found["projector"] = learner.project(features)[:rows].view(shape)
     return found
 
 

@@ -20,6 +20,7 @@ from expunge.registry.subsets import Chosen, Indexes, Subset
 from expunge.registry.tables import Checkpoint, CheckpointDataset, Dataset, Model
 from expunge.unlearning import checkpoints
 from expunge.unlearning.audit import Memory, stream_outputs
+from expunge.unlearning.catalog import CLIP
 from expunge.unlearning.data.views import Views
 from expunge.unlearning.frameworks import Learner
 from expunge.unlearning.frameworks.folding import fold_batch_norm
@@ -35,8 +36,13 @@ from expunge.worker.watching import JobFailed
 WARM_LEARNERS = 4
 WARM_REFERENCE_BYTES = 512 * 2**20
 """Of outputs on samples of others: some 55 MB a pair of ResNet-18, seed and ten views."""
+MIN_CONTROL = 8
+"""Fewer control images would be told apart in what is said of them together."""
 MAX_REFERENCE = 512
 """More samples of others hardly sharpen a comparison, which the owner's few samples dominate."""
+
+MAX_REMEMBERED = 1024
+"""What was said about the samples of larger questions is not kept: it would drive out what others asked."""
 
 CORES_A_THREAD = 4
 """Threads of one layer that share cores with other processes wait for each other: beside training of the
@@ -121,8 +127,10 @@ class Encoders:
             JobFailed: weights were destroyed.
             ObjectMissing, ObjectDamaged, and what `Held.patiently` raises.
         """
-        captions = captioned(chosen, self.learner(pair.before, held).spec)
-        memory = self._remembered.about(chosen, pair.key, captions=captions)
+        memory = None
+        if len(chosen) <= MAX_REMEMBERED:
+            captions = captioned(chosen, self.learner(pair.before, held).spec)
+            memory = self._remembered.about(chosen, pair.key, captions=captions)
         return self._outputs(pair, chosen, held, memory)
 
     def _outputs(
@@ -190,7 +198,7 @@ class Encoders:
         return warm
 
     def control(self, pair: Pair, held: Held) -> Reference | None:
-        """A fixed draw of the model's control images, which it never saw; None if it names none.
+        """A fixed draw of the model's control images, which it never saw; None if it names too few.
 
         Raises:
             As `outputs`.
@@ -210,7 +218,7 @@ class Encoders:
         key = ("control", found[0].id, *pair.key)
         warm = self._references.get(key)
         if warm is None:
-            warm = self._reference(pair, dataset, str(found[0].digest), held, 1)
+            warm = self._reference(pair, dataset, str(found[0].digest), held, MIN_CONTROL)
             if warm is not None:
                 self._references.keep(key, warm)
         return warm
@@ -223,6 +231,9 @@ class Encoders:
             chosen = held.patiently(
                 lambda: subsets.drawn(datasets, self.indexes, MAX_REFERENCE, seed)
             )
+            if isinstance(self.learner(pair.before, held).spec.objective, CLIP):
+                # Own samples have captions, as all that CLIP is trained on; control images may not.
+                chosen = [each for each in chosen if (each.record.caption or "").strip()]
             if len(chosen) < least:
                 return None
             # Kept as a whole, with what is computed of it: not once more by the sample.

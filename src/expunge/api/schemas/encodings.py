@@ -22,9 +22,7 @@ from expunge.registry import encodings, tables
 class NewEncoding(Body):
     """Which own samples are encoded, under how many views of which seed."""
 
-    model_config = ConfigDict(
-        json_schema_extra=example(request_id=f"req_{EXAMPLE_HEX}", views=10, seed=0)
-    )
+    model_config = ConfigDict(json_schema_extra=example(request_id=f"req_{EXAMPLE_HEX}", views=10))
 
     request_id: RequestId
     dataset_ids: list[DatasetId] | None = Field(
