@@ -28,9 +28,9 @@ from audit_situations.making import FOR_OTHERS, HONEST, OTHERS, WORDS, Data, Mak
 from audit_situations.making import SPECS as FRAMEWORKS
 from expunge.evidence.audit.looks import Pool
 from expunge.evidence.audit.outputs import Floats, Level, Outputs
-from expunge.evidence.audit.permutation import permute, plain_draws
+from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
 from expunge.evidence.audit.strata import matched_draws, strata
-from expunge.evidence.audit.verdict import ALPHA
+from expunge.evidence.audit.verdict import ALPHA, found
 from expunge.unlearning.audit import DEFAULT_VIEWS, outputs
 from expunge.unlearning.data.image_set import ImageSet
 from expunge.unlearning.frameworks import Learner
@@ -72,11 +72,15 @@ class Measured:
             for level, (before, after) in self.matrices.items()
         }
         if draws == "plain":
-            return permute(pools, plain_draws(len(own), len(others), rng)).p <= ALPHA
+            return _shown(permute(pools, plain_draws(len(own), len(others), rng)))
         mine, theirs = (_part(self.levels["encoder"], each) for each in (own, others))
         kinds = strata(mine.before, theirs.before, rng)
         drawn = matched_draws(kinds, len(own), rng)
-        return drawn.shape[1] > 0 and permute(pools, drawn).p <= ALPHA
+        return drawn.shape[1] > 0 and _shown(permute(pools, drawn))
+
+
+def _shown(outcome: Outcome) -> bool:
+    return found(outcome.p, outcome.p_used)
 
 
 def _part(whole: Outputs, rows: Index) -> Outputs:
@@ -96,19 +100,18 @@ def measure(before: Learner, after: Learner, data: Data, situation: str) -> Meas
 
 
 def powers(measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """How many of the random owners of each size the test finds, for both ways of drawing."""
+    """How many of the random owners of each size the test finds, as the service draws."""
     rng = np.random.default_rng(seed)
     rows = []
     for size in SIZES:
-        for draws in ("plain", "matched"):
-            owners = [rng.choice(measured.candidates, size, replace=False) for _ in range(OWNERS)]
-            found = sum(measured.found(own, draws, rng) for own in owners)
-            rows.append({"size": size, "draws": draws, "found": found, "owners": OWNERS})
+        owners = [rng.choice(measured.candidates, size, replace=False) for _ in range(OWNERS)]
+        found = sum(measured.found(own, "matched", rng) for own in owners)
+        rows.append({"size": size, "found": found, "owners": OWNERS})
     return rows
 
 
 def kinds(measured: Measured, labels: Index, seed: int) -> list[dict[str, Any]]:
-    """The same for owners whose images are all of one class."""
+    """The same for owners whose images are all of one class, for both ways of drawing."""
     rng = np.random.default_rng([seed, 1])
     rows = []
     for draws in ("plain", "matched"):
@@ -185,7 +188,6 @@ def pooled(seeds: Sequence[Mapping[str, Any]], situation: str, what: str) -> lis
         rows.append(
             {
                 "size": each[0]["size"],
-                "draws": each[0]["draws"],
                 "share": found / owners,
                 "interval": [interval.low, interval.high],
                 "owners": owners,
@@ -204,11 +206,10 @@ def plot(table: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
         for situation, rows in table.items():
             if (situation in HONEST) != honest:
                 continue
-            shown = [row for row in rows if row["draws"] == "matched"]
-            share = np.array([row["share"] for row in shown])
-            ends = np.array([row["interval"] for row in shown]).T
+            share = np.array([row["share"] for row in rows])
+            ends = np.array([row["interval"] for row in rows]).T
             axis.errorbar(
-                [row["size"] for row in shown],
+                [row["size"] for row in rows],
                 100 * share,
                 100 * np.abs(ends - share),
                 label=WORDS[situation],
@@ -224,7 +225,7 @@ def plot(table: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
         axis.axhline(100 * ALPHA, color="grey", linewidth=0.8, linestyle=":")
         axis.legend(fontsize=7)
     axes[0].set_ylim(0, 103)
-    axes[1].set_ylim(0, 10)
+    axes[1].set_ylim(bottom=0)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -233,12 +234,11 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{100 * row['share']:.1f} [{low:.0f}, {high:.0f}]"
 
 
-def _table(table: Mapping[str, list[dict[str, Any]]], draws: str) -> str:
-    lines = []
-    for situation, rows in table.items():
-        cells = [_cell(row) for row in rows if row["draws"] == draws]
-        lines.append(f"| {WORDS[situation]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _table(table: Mapping[str, list[dict[str, Any]]]) -> str:
+    return "\n".join(
+        f"| {WORDS[situation]} | {' | '.join(map(_cell, rows))} |"
+        for situation, rows in table.items()
+    )
 
 
 def page(result: Mapping[str, Any], name: str) -> str:
@@ -250,10 +250,6 @@ def page(result: Mapping[str, Any], name: str) -> str:
     )
     plot(owners, RESULTS / f"{name}.png")
     sizes = " | ".join(str(size) for size in SIZES)
-    kind_rows = "\n".join(
-        f"| {WORDS[situation]} | {' | '.join(_cell(row) for row in rows)} |"
-        for situation, rows in kind.items()
-    )
     accuracies = "\n".join(
         f"| {WORDS[situation]} | "
         + ", ".join(f"{100 * seed['situations'][situation]['accuracy']:.1f}" for seed in seeds)
@@ -276,23 +272,18 @@ others it is not.
 
 ![Share of audits that say forgotten, by number of images](./{name}.png)
 
-Draws from samples of the same kind (`matched`, what the service uses); columns: images of the owner.
+Columns: images of the owner.
 
 | situation | {sizes} |
 |---|{"---|" * len(SIZES)}
-{_table(owners, "matched")}
+{_table(owners)}
 
-Draws from all samples (`plain`):
-
-| situation | {sizes} |
-|---|{"---|" * len(SIZES)}
-{_table(owners, "plain")}
-
-Owners of {KIND_SIZE} images of one class:
+Owners of {KIND_SIZE} images of one class, held against draws from all samples (`plain`), and from those of the same
+kind (`matched`, what the service uses):
 
 | situation | plain | matched |
 |---|---|---|
-{kind_rows}
+{_table(kind)}
 
 What it costs: accuracy of the 20 nearest retained images on the control images, in %, per encoder.
 

@@ -29,6 +29,12 @@ SHARED = {"batch_size": 96, "weight_decay": 1e-4, "learning_rate": 0.02, "epochs
 """Of everything that starts at the trained encoder."""
 NOISE = 0.05
 """Standard deviation of what is added to each tensor, over the tensor's own."""
+NOISY: Mapping[str, tuple[str, float, Callable[[Learner], nn.Module]]] = {
+    "noise": ("before", NOISE, lambda learner: learner),
+    "last_layer": ("before", 6 * NOISE, lambda learner: learner.projector),
+    "projector_calibrated_noise": ("projector_calibrated", NOISE, lambda learner: learner.encoder),
+}
+"""Where each starts, how much is added, and to what."""
 RETRAIN_SEED = 1000
 """Added to the seed: a retrain starts from other weights."""
 
@@ -56,6 +62,8 @@ WORDS = {
     "untouched": "nothing done",
     "noise": "noise added to all weights",
     "last_layer": "noise added to the projector only",
+    "projector_calibrated": "Alignment Calibration of the projector only, α = 1, β = 8",
+    "projector_calibrated_noise": "the same, and noise added to the encoder",
     "fine_tuned_on_all": "trained on with everything, theirs included",
     "other_forgotten": "Alignment Calibration for another owner, α = 1, β = 0",
     "other_forgotten_beta_8": "Alignment Calibration for another owner, α = 1, β = 8",
@@ -121,10 +129,11 @@ class Maker:
         match situation:
             case "retrained":
                 return self._pretrained(data.retained, RETRAIN_SEED)
-            case "noise":
-                return _noisy(self.make("before"), NOISE, lambda learner: learner)
-            case "last_layer":
-                return _noisy(self.make("before"), 6 * NOISE, lambda learner: learner.projector)
+            case _ if situation in NOISY:
+                start, share, part = NOISY[situation]
+                return _noisy(self.make(start), share, part)
+            case "projector_calibrated":
+                return self._projector_calibrated()
             case "fine_tuned_on_all":
                 # What it is asked to forget is not shown to this method, nor was it ever.
                 return self._unlearned("fine_tune", data.everything, data.control, {})
@@ -139,11 +148,32 @@ class Maker:
     def _calibrated(self, retained: ImageSet, forgotten: ImageSet, setting: str) -> Learner:
         return self._unlearned("alignment_calibration", retained, forgotten, CALIBRATION[setting])
 
+    def _projector_calibrated(self) -> Learner:
+        before = self.make("before")
+        frozen = copy.deepcopy(before)
+        frozen.encoder.requires_grad_(requires_grad=False)
+        data = self._data
+        changed = self._unlearned(
+            "alignment_calibration",
+            data.retained,
+            data.forgotten,
+            CALIBRATION["calibrated_beta_8"],
+            start=frozen,
+        )
+        # Batch norm's statistics moved all the same.
+        changed.encoder.load_state_dict(before.encoder.state_dict())
+        return changed
+
     def _unlearned(
-        self, method: str, retained: ImageSet, forgotten: ImageSet, params: Mapping[str, Any]
+        self,
+        method: str,
+        retained: ImageSet,
+        forgotten: ImageSet,
+        params: Mapping[str, Any],
+        start: Learner | None = None,
     ) -> Learner:
         return unlearn(
-            self.make("before"),
+            start or self.make("before"),
             retained,
             forgotten,
             method,

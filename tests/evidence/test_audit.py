@@ -75,6 +75,27 @@ def test_equal_encoders_are_called_unchanged() -> None:
     assert report.test.p == 1
 
 
+def test_a_projector_that_alone_was_made_to_forget_is_no_removal() -> None:
+    """It is thrown away after training; the encoder is what is used."""
+    before, kept = simulated(24, np.random.default_rng(7)), simulated(200, np.random.default_rng(1))
+    projector = simulated(24, np.random.default_rng(2), forgotten=0.8)
+    projected = simulated(200, np.random.default_rng(3))
+
+    def told(own: Outputs, others: Outputs) -> AuditReport:
+        reference = Reference({"encoder": others, "projector": projected})
+        return audit({"encoder": own, "projector": projector}, names(24), reference)
+
+    as_it_was = [Outputs(each.before, each.before, each.chosen) for each in (before, kept)]
+    assert told(*as_it_was).verdict.code == "unchanged"
+    noisy = told(before, kept)
+    assert noisy.test is not None
+    assert noisy.test.p <= noisy.test.alpha
+    assert noisy.test.p_used > noisy.test.alpha_used
+    assert noisy.verdict.code == "not_enough_evidence"
+    honest = told(simulated(24, np.random.default_rng(7), forgotten=0.8), kept)
+    assert honest.verdict.code == "forgotten"
+
+
 def test_forgotten_samples_are_found_and_the_sentence_says_against_what() -> None:
     report = audited(8, forgotten=0.6)
     assert report.verdict.code == "forgotten"

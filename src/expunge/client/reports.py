@@ -82,6 +82,8 @@ class Test(Resource):
     hypothesis: str
     alpha: float
     p: float
+    p_used: float | None = None
+    """Without the projector; none in reports of earlier versions."""
     n: int
     n_reference: int
     n_alike: int

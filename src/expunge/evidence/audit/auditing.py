@@ -18,6 +18,7 @@ from expunge.evidence.audit.report import AuditReport, Draws, LevelReport, LookR
 from expunge.evidence.audit.strata import MIN_ALIKE, matched_draws, strata
 from expunge.evidence.audit.verdict import (
     ALPHA,
+    ALPHA_USED,
     HYPOTHESIS,
     MIN_REFERENCE,
     too_late,
@@ -71,7 +72,9 @@ def audit(
         "retained": measure_reference(retained, confidence) if retained else {},
         "control": measure_reference(control, confidence) if control else {},
     }
-    largest = max(outputs.largest_change() for outputs in own.values())
+    largest = max(
+        outputs.largest_change() for level, outputs in own.items() if level != "projector"
+    )
     # By its own draw: whoever has no reference shows the same samples.
     index = np.sort(np.random.default_rng([seed, 3]).permutation(n)[:matrix_size])
     return AuditReport(
@@ -129,6 +132,8 @@ def _tested(
         hypothesis=HYPOTHESIS,
         alpha=ALPHA,
         p=outcome.p,
+        p_used=outcome.p_used,
+        alpha_used=ALPHA_USED,
         n=drawn.shape[1],
         n_reference=m,
         n_alike=alike // MIN_ALIKE * MIN_ALIKE,

@@ -42,6 +42,16 @@ class Outcome:
         """Of the whole test: share of draws at least as conspicuous, the observed one among them."""
         return share_as_large(conspicuous(self.z))
 
+    @property
+    def used(self) -> list[int]:
+        """Which looks are at outputs that are used: all but the projector's, which training throws away."""
+        return [k for k, (level, _) in enumerate(self.looks) if level != "projector"]
+
+    @property
+    def p_used(self) -> float:
+        """As `p`, of the looks at outputs that are used."""
+        return share_as_large(conspicuous(self.z[:, self.used]))
+
     def p_of(self, look: int) -> float:
         """Of one look alone; not adjusted for there being others."""
         return share_as_large(self.z[:, look])

@@ -18,7 +18,7 @@ from expunge.evidence.audit.permutation import (
 )
 from expunge.evidence.audit.report import Membership, Power
 from expunge.evidence.audit.strata import matched_draws, strata
-from expunge.evidence.audit.verdict import ALPHA, TARGET_POWER
+from expunge.evidence.audit.verdict import ALPHA, ALPHA_USED, TARGET_POWER
 
 Array = NDArray[np.float64]
 
@@ -53,29 +53,28 @@ def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effe
     23, 49, 84, 100 % stated, 30, 72, 93, 100 % found. An encoder that was only trained on changes
     with less noise than a retrain: there 50, 73, 95, 100 % are stated.
     """
-    spread = outcome.values.std(axis=0)
-    bar = _bar(conspicuous(outcome.z))
-    as_they_are = np.maximum(outcome.z[1:], 0) ** 2
-    unmoved, moved = np.zeros(len(as_they_are)), []
+    spread, used = outcome.values.std(axis=0), outcome.used
+    bar = _bar(conspicuous(outcome.z), ALPHA)
+    bar_used = _bar(conspicuous(outcome.z[:, used]), ALPHA_USED)
+    width, shift = np.ones(len(spread)), np.zeros(len(spread))
     for k, (level, look) in enumerate(outcome.looks):
         if look.name == "forgetting_score" and spread[k] > 0:
-            width = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
-            moved.append((outcome.z[1:, k] * width, effects[level].mean / spread[k]))
+            width[k] = max(1.0, effects[level].std / np.sqrt(n) / spread[k])
+            shift[k] = effects[level].mean / spread[k]
         elif look.name == "neighbourhood_alignment" and spread[k] > 0:
-            moved.append((outcome.z[1:, k], max(0.0, effects[level].drawn) / spread[k]))
-        else:
-            unmoved += as_they_are[:, k]
+            shift[k] = max(0.0, effects[level].drawn) / spread[k]
+    drawn = outcome.z[1:] * width
 
     def power(samples: int) -> float:
-        scale = np.sqrt(samples / n)
-        shifted = [np.maximum(z + shift * scale, 0) ** 2 for z, shift in moved]
-        return float(np.mean(sum(shifted, start=unmoved) >= bar))
+        moved = drawn + shift * np.sqrt(samples / n)
+        seen = (conspicuous(moved) >= bar) & (conspicuous(moved[:, used]) >= bar_used)
+        return float(np.mean(seen))
 
     return Power(
         effect={level: effect.mean for level, effect in effects.items()},
         power=power(n),
         target=TARGET_POWER,
-        samples_needed=_fewest(power, n) if any(shift > 0 for _, shift in moved) else None,
+        samples_needed=_fewest(power, n) if (shift > 0).any() else None,
     )
 
 
@@ -135,10 +134,10 @@ def membership(
     )
 
 
-def _bar(statistics: Array) -> float:
+def _bar(statistics: Array, alpha: float) -> float:
     """The smallest of the statistics whose p-value is at most alpha; infinite if none is rare enough."""
     values, rank = np.unique(statistics, return_inverse=True)
-    reached = np.bincount(rank)[::-1].cumsum()[::-1] <= ALPHA * len(rank)
+    reached = np.bincount(rank)[::-1].cumsum()[::-1] <= alpha * len(rank)
     return float(values[reached].min(initial=np.inf))
 
 

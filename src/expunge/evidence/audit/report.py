@@ -95,6 +95,9 @@ class Test:
     hypothesis: str
     alpha: float
     p: float
+    p_used: float
+    """Of the looks at outputs that are used, without the projector's: there a removal has to show too."""
+    alpha_used: float
     n: int
     """Own samples that take part: of more than 1,024 a draw; those with enough others of their kind."""
     n_reference: int
