@@ -40,9 +40,8 @@ from expunge.unlearning.metrics.neighbours import neighbour_predictions
 from record import RESULTS, conditions
 
 SIZES = (1, 2, 4, 8, 16, 64)
-OWNERS = 200
-"""Random owners of each size, seed and situation."""
 KIND_SIZE = 8
+CLASSES = 10
 VIEW_COUNTS = (2, 4, 6, 10, 20, 40)
 VIEW_SEEDS = 8
 """Repeats with other views, for the spread that views alone cause."""
@@ -99,18 +98,18 @@ def measure(before: Learner, after: Learner, data: Data, situation: str) -> Meas
     return Measured(levels, matrices, candidates, None)
 
 
-def powers(measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """How many of the random owners of each size the test finds, as the service draws."""
+def powers(measured: Measured, seed: int, count: int) -> list[dict[str, Any]]:
+    """How many of so many random owners of each size the test finds, as the service draws."""
     rng = np.random.default_rng(seed)
     rows = []
     for size in SIZES:
-        owners = [rng.choice(measured.candidates, size, replace=False) for _ in range(OWNERS)]
+        owners = [rng.choice(measured.candidates, size, replace=False) for _ in range(count)]
         found = sum(measured.found(own, "matched", rng) for own in owners)
-        rows.append({"size": size, "found": found, "owners": OWNERS})
+        rows.append({"size": size, "found": found, "owners": count})
     return rows
 
 
-def kinds(measured: Measured, labels: Index, seed: int) -> list[dict[str, Any]]:
+def kinds(measured: Measured, labels: Index, seed: int, count: int) -> list[dict[str, Any]]:
     """The same for owners whose images are all of one class, for both ways of drawing."""
     rng = np.random.default_rng([seed, 1])
     rows = []
@@ -120,7 +119,7 @@ def kinds(measured: Measured, labels: Index, seed: int) -> list[dict[str, Any]]:
             members = measured.candidates[labels[measured.candidates] == label]
             if len(members) < KIND_SIZE:
                 continue
-            for _ in range(OWNERS // 10):
+            for _ in range(count // CLASSES):
                 own = rng.choice(members, KIND_SIZE, replace=False)
                 found += measured.found(own, draws, rng)
                 owners += 1
@@ -143,7 +142,7 @@ def view_spread(before: Learner, after: Learner, images: ImageSet) -> list[dict[
     return rows
 
 
-def run(framework: str, seed: int, folder: Path, work: Path) -> dict[str, Any]:
+def run(framework: str, seed: int, owners: int, folder: Path, work: Path) -> dict[str, Any]:
     """Everything of one seed."""
     data = load(FRAMEWORKS[framework], folder, seed)
     maker = Maker(framework, seed, data, work / f"{framework}-{seed}")
@@ -151,13 +150,13 @@ def run(framework: str, seed: int, folder: Path, work: Path) -> dict[str, Any]:
     labels = data.everything.labels
     result: dict[str, Any] = {"situations": {}}
     for situation in WORDS:
-        kept = work / f"{framework}-{seed}" / f"{situation}.json"
+        kept = work / f"{framework}-{seed}" / f"{situation}-{owners}.json"
         if not kept.exists():
             after = maker.make(situation)
             measured = measure(before, after, data, situation)
             found = {
-                "powers": powers(measured, seed),
-                "kinds": kinds(measured, labels.numpy(), seed),
+                "powers": powers(measured, seed, owners),
+                "kinds": kinds(measured, labels.numpy(), seed, owners),
                 "accuracy": accuracy(after, data),
             }
             kept.write_text(json.dumps(found))
@@ -175,7 +174,7 @@ def accuracy(learner: Learner, data: Data) -> float:
             F.normalize(plain_features(learner, each, device), dim=1)
             for each in (data.retained, data.control)
         )
-    predicted = neighbour_predictions(queries, bank, data.retained.labels, classes=10)
+    predicted = neighbour_predictions(queries, bank, data.retained.labels, classes=CLASSES)
     return float((predicted == data.control.labels).float().mean())
 
 
@@ -263,7 +262,7 @@ def page(result: Mapping[str, Any], name: str) -> str:
     return f"""# What the audit's verdict is worth: {result["framework"]}
 
 {result["hardware"]}; torch {result["torch"]}; commit `{result["commit"]}`; {result["date"]};
-seeds of encoders: {", ".join(str(seed["seed"]) for seed in seeds)}; {OWNERS} random owners of
+seeds of encoders: {", ".join(str(seed["seed"]) for seed in seeds)}; {result["owners"]} random owners of
 each size and encoder, {DEFAULT_VIEWS} views, error rate {100 * ALPHA:g} %.
 
 Share of audits, in %, that say "forgotten", with exact 95 % intervals over owners (owners of one encoder
@@ -309,18 +308,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where encoders are kept")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="moco")
     parser.add_argument("--seeds", default="0", help="numbers, with commas between")
+    parser.add_argument("--owners", type=int, default=200, help="of each size and situation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", required=True, help="of the result's files")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     load_before = os.getloadavg()[0]
     seeds = [
-        {"seed": seed} | run(args.framework, seed, args.data, args.work)
+        {"seed": seed} | run(args.framework, seed, args.owners, args.data, args.work)
         for seed in map(int, args.seeds.split(","))
     ]
     hidden = [str(args.data), str(args.work)]
     result = conditions(resolve_device("auto"), load_before, hidden=hidden)
-    result |= {"framework": args.framework, "seeds": seeds}
+    result |= {"framework": args.framework, "owners": args.owners, "seeds": seeds}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{args.name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{args.name}.md").write_text(page(result, args.name))
