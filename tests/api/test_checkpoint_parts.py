@@ -20,7 +20,7 @@ from expunge.client.problems import DoubtError
 from expunge.formats.digests import content_digest
 from expunge.registry import orphans
 from expunge.registry.database import Sessions
-from expunge.registry.objects import ObjectStore, open_store
+from expunge.registry.objects import ObjectStore, StoreUnavailable, open_store
 from expunge.registry.parts import MAX_OPEN
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Checkpoint, PendingObject
@@ -386,6 +386,29 @@ def test_what_has_expired_counts_until_it_is_swept(
         desk.missing()
     expire(session_factory)
     desk.changes = {"sha256": f"{MAX_OPEN:064}"}
+    problem_of(desk.announce(), 409, "conflict")
+    orphans.sweep(session_factory, store, grace_seconds=0)
+    desk.missing()
+
+
+def test_what_a_sweep_could_not_remove_counts_until_one_does(
+    desk: Desk, session_factory: Sessions, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.data = b"of one part"
+    for number in range(MAX_OPEN):
+        desk.changes = {"sha256": f"{number:064}"}
+        desk.send(desk.missing()[0])
+    expire(session_factory)
+
+    def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "delete", away)
+        with pytest.raises(StoreUnavailable):
+            orphans.sweep(session_factory, store, grace_seconds=0)
+    assert len(parts_in(store)) == MAX_OPEN
+    desk.changes = {"sha256": f"{0:064}"}
     problem_of(desk.announce(), 409, "conflict")
     orphans.sweep(session_factory, store, grace_seconds=0)
     desk.missing()

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from expunge.registry import orphans
 from expunge.registry.errors import Conflict
 from expunge.registry.ids import Prefix, new_id
 from expunge.registry.objects import key_of
@@ -161,9 +162,13 @@ def _latest(session: Session, notes: Select[str, datetime]) -> Folder | None:
 
 
 def _count_begun(session: Session, owner: Party) -> int:
-    notes = _unswept(_of_party(owner)).subquery()
-    folder = func.split_part(notes.c.key, "/", 5)
-    return session.scalars(select(func.count(folder.distinct()))).one()
+    """Files of which something may be in the store: a sweep may have condemned parts and not removed them."""
+    folder = func.split_part(PendingObject.key, "/", 5)
+    there = (
+        PendingObject.key.startswith(_of_party(owner), autoescape=True),
+        func.coalesce(PendingObject.lease_token, "") != orphans.GONE,
+    )
+    return session.scalars(select(func.count(folder.distinct())).where(*there)).one()
 
 
 def _noted(session: Session, folder: Folder) -> set[str]:

@@ -108,21 +108,21 @@ async def upload_part(
 ) -> None:
     """An announced part, its SHA-256 in the address. Sending it again changes nothing."""
 
-    def folder() -> parts.Folder:
+    def announced() -> parts.Folder:
         with service.sessions() as session:
             visibility.one(session, visibility.own_models(owner), model_id)
             found = parts.begun(session, owner, sha256)
             parts.require_announced(session, found, part_sha256)
             return found
 
-    under = await run_in_threadpool(folder)
+    folder = await run_in_threadpool(announced)
     async with received(
         request,
         space=service.space,
-        limit=under.step,
+        limit=folder.step,
         sha256=part_sha256,
     ) as part:
-        await run_in_threadpool(service.store.put, part.path, part_sha256, under=under.name)
+        await run_in_threadpool(service.store.put, part.path, part_sha256, under=folder.name)
 
 
 @router.post(
