@@ -3,13 +3,15 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import func, select
 from tests.api.conftest import Cast, Past, User, images, problem_of, shard_of
 
 from expunge.evidence import encoding as evidence
@@ -62,14 +64,24 @@ class Case:
         return (user or self.owner).post("/encode", {"request_id": self.request} | body)
 
     def send(self, data: bytes, user: User | None = None, **params: str) -> Any:
-        path = self.past.folder / "sent.tar"
-        path.write_bytes(data)
+        return self.send_body(data, data, user, **params)
+
+    def send_body(
+        self, body: bytes | Iterator[bytes], data: bytes, user: User | None = None, **params: str
+    ) -> Any:
+        """An iterator is sent without a length."""
         return (user or self.owner).http.post(
             "/encode/views",
-            content=data,
+            content=body,
             params={"request_id": self.request} | params,
-            headers={"Content-Digest": content_digest(sha256_file(path))},
+            headers={"Content-Digest": content_digest(hashlib.sha256(data).hexdigest())},
         )
+
+    def charged(self) -> int:
+        """Queries of the request."""
+        with self.past.sessions() as session:
+            of_request = Query.request_id == self.request
+            return session.scalar(select(func.count()).where(of_request)) or 0
 
     def views(self, **told: Any) -> bytes:
         """A tar of two views of one sample."""
@@ -242,14 +254,7 @@ class TestOwnViews:
 
     def test_a_repeated_call_is_not_charged_again(self, case: Case) -> None:
         data = case.views(crop=[0, 0, 8, 8])
-
-        def charged() -> int:
-            with case.past.sessions() as session:
-                return len(
-                    session.scalars(select(Query).where(Query.request_id == case.request)).all()
-                )
-
-        before = charged()
+        before = case.charged()
         for _ in range(2):
             answer = case.owner.http.post(
                 "/encode/views",
@@ -261,7 +266,40 @@ class TestOwnViews:
                 },
             )
             assert answer.status_code == 202
-        assert charged() == before + 1
+        assert case.charged() == before + 1
+
+    @pytest.mark.parametrize("announced", [True, False])
+    def test_what_the_disk_has_no_room_for_is_not_charged(
+        self, case: Case, monkeypatch: pytest.MonkeyPatch, announced: bool
+    ) -> None:
+        data, charged = case.views(), case.charged()
+        fill_disk(monkeypatch)
+        refused = case.send_body(data if announced else iter([data]), data)
+        problem_of(refused, 503, "unavailable")
+        assert case.charged() == charged
+
+    @pytest.mark.parametrize("announced", [True, False])
+    def test_what_is_charged_has_its_room(
+        self, case: Case, monkeypatch: pytest.MonkeyPatch, announced: bool
+    ) -> None:
+        """Whatever others take meanwhile."""
+        data, reserve = case.views(), encodings.reserve
+
+        def then_full(*args: Any, **named: Any) -> int | None:
+            fill_disk(monkeypatch)
+            return reserve(*args, **named)
+
+        monkeypatch.setattr(encodings, "reserve", then_full)
+        taken = case.send_body(data if announced else iter([data]), data)
+        assert taken.status_code == 202, taken.text
+
+    def test_what_is_too_large_is_not_charged(
+        self, case: Case, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, charged = case.views(), case.charged()
+        monkeypatch.setattr("expunge.api.routes.encodings.MAX_VIEWS_BYTES", len(data) - 1)
+        problem_of(case.send_body(data, data), 413, "content-too-large")
+        assert case.charged() == charged
 
     def test_what_nobody_may_ask_any_more_is_refused_unread(
         self, past: Past, data_owner: User, model_owner: User
@@ -289,6 +327,11 @@ class TestOwnViews:
             "/encode/views", content=data, params={"request_id": case.request}
         )
         problem_of(answer, 400, "content-digest-needed")
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
 
 
 def spend(past: Past, request: str, party: User) -> None:

@@ -2,11 +2,11 @@
 
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from fastapi import Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
@@ -78,57 +78,89 @@ def described_body(media_type: str) -> dict[str, Any]:
     }
 
 
-def announced_bytes(request: Request) -> int:
-    """What the body's head says of its size; 0 if nothing."""
-    announced = request.headers.get("content-length", "")
-    return int(announced) if announced.isdigit() else 0
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A request's body that has not been read yet, and the file that it goes to, which has room for `held` bytes."""
+
+    request: Request
+    file: IO[bytes]
+    space: Space
+    held: int
+    limit: int
+    room: Room
+
+    async def received(self, sha256: str) -> Upload:
+        """The body in its file.
+
+        Raises:
+            ContentTooLarge: more than `limit` bytes come.
+            QuotaExceeded: more than there is room for.
+            NoSpace: more than the disk has room for beside other uploads, and than was held.
+            DigestMismatch: the bytes do not have the digest `sha256`.
+        """
+        hashed = hashlib.sha256()
+        size = 0
+
+        def take(data: bytes) -> None:
+            if size > self.held:
+                self.space.require(len(data))
+            hashed.update(data)
+            self.file.write(data)
+
+        buffer = bytearray()
+        async for chunk in self.request.stream():
+            size += len(chunk)
+            if size > self.limit:
+                raise _too_large(self.limit)
+            self.room.require(size)
+            buffer += chunk
+            if len(buffer) >= BUFFER_BYTES:
+                await run_in_threadpool(take, bytes(buffer))
+                buffer.clear()
+        await run_in_threadpool(take, bytes(buffer))
+        self.file.flush()
+        if hashed.hexdigest() != sha256:
+            raise DigestMismatch(
+                f"The {size:,} bytes received have SHA-256 {hashed.hexdigest()}, "
+                f"Content-Digest announced {sha256}."
+            )
+        return Upload(Path(self.file.name), sha256, size)
+
+
+@contextmanager
+def expected(
+    request: Request, *, space: Space, limit: int, room: Room = ANY, unannounced: int = 0
+) -> Iterator[Expected]:
+    """Room for the request's body, in a temporary file of the work folder that is removed at the end in every case.
+
+    For as many bytes as its head announces; for `unannounced`, where it says nothing.
+
+    Raises:
+        ContentTooLarge: more than `limit` bytes are announced.
+        QuotaExceeded: more than there is room for.
+        NoSpace: more than the disk has room for, beside other uploads.
+    """
+    header = request.headers.get("content-length", "")
+    announced = int(header) if header.isdigit() else 0
+    if announced > limit:
+        raise _too_large(limit)
+    room.require(announced)
+    held = announced or unannounced
+    with (
+        tempfile.NamedTemporaryFile(dir=space.folder, prefix="upload-") as file,
+        space.held(Path(file.name), held),
+    ):
+        yield Expected(request, file, space, held, limit, room)
 
 
 @asynccontextmanager
 async def received(
     request: Request, *, space: Space, limit: int, sha256: str, room: Room = ANY
 ) -> AsyncIterator[Upload]:
-    """The request's body as a temporary file of the work folder, which is removed at the end in every case.
+    """As `expected`, and then `Expected.received`."""
+    with expected(request, space=space, limit=limit, room=room) as body:
+        yield await body.received(sha256)
 
-    Raises:
-        ContentTooLarge: more than `limit` bytes are announced or come.
-        QuotaExceeded: more than there is room for.
-        NoSpace: more than the disk has room for, beside other uploads.
-        DigestMismatch: the bytes do not have the digest `sha256`.
-    """
-    too_large = ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)
-    announced = announced_bytes(request)
-    if announced > limit:
-        raise too_large
-    room.require(announced)
-    with (
-        tempfile.NamedTemporaryFile(dir=space.folder, prefix="upload-") as file,
-        space.held(Path(file.name), announced),
-    ):
-        hashed = hashlib.sha256()
-        size = 0
 
-        def take(data: bytes) -> None:
-            if size > announced:
-                space.require(len(data))
-            hashed.update(data)
-            file.write(data)
-
-        buffer = bytearray()
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            room.require(size)
-            buffer += chunk
-            if len(buffer) >= BUFFER_BYTES:
-                await run_in_threadpool(take, bytes(buffer))
-                buffer.clear()
-        await run_in_threadpool(take, bytes(buffer))
-        file.flush()
-        if hashed.hexdigest() != sha256:
-            raise DigestMismatch(
-                f"The {size:,} bytes received have SHA-256 {hashed.hexdigest()}, "
-                f"Content-Digest announced {sha256}."
-            )
-        yield Upload(Path(file.name), sha256, size)
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"At most {limit:,} bytes are accepted.", limit=limit)

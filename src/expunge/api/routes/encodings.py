@@ -22,7 +22,7 @@ from expunge.api.schemas.values import (
     RequestId,
 )
 from expunge.api.service import CurrentService, Service
-from expunge.api.uploads import AnnouncedDigest, Upload, announced_bytes, described_body, received
+from expunge.api.uploads import AnnouncedDigest, Upload, described_body, expected
 from expunge.api.waiting import WaitSeconds, accepted, until_final, when_waited
 from expunge.formats.home_views import ViewError, index_views
 from expunge.registry import asking, encodings, orphans, visibility
@@ -89,14 +89,16 @@ async def create_encoding_of_views(
 
     The JSON says `{"sample": "dst_…/key", "crop": [top, left, height, width], "flip": false}`. Views
     that are not recognised as crops of the registered sample make the encoding fail and are named.
-    It is charged as one query before the tar is read, and its samples once they are known.
+    It is charged as one query before the tar is read, whatever becomes of it then, and its samples
+    once they are known.
     """
-    space = service.space
-    space.require(min(announced_bytes(request), MAX_VIEWS_BYTES))  # Before anything is charged.
-    size, reserved = await run_in_threadpool(
-        _reserved, service, party, request_id, digest, idempotency_key
-    )
-    async with received(request, space=space, limit=MAX_VIEWS_BYTES, sha256=digest) as upload:
+    # What is charged has its room, also if it does not say how much that is.
+    limit = MAX_VIEWS_BYTES
+    with expected(request, space=service.space, limit=limit, unannounced=limit) as body:
+        size, reserved = await run_in_threadpool(
+            _reserved, service, party, request_id, digest, idempotency_key
+        )
+        upload = await body.received(digest)
         asked = await run_in_threadpool(_stored, service, request_id, upload, size)
     return await _answered(
         service,
