@@ -26,10 +26,11 @@ from scipy.stats import binomtest
 
 from audit_situations.making import FOR_OTHERS, HONEST, OTHERS, WORDS, Data, Maker, load
 from audit_situations.making import SPECS as FRAMEWORKS
+from expunge.evidence.audit.auditing import RETAINED_A_SAMPLE
 from expunge.evidence.audit.looks import Pool
 from expunge.evidence.audit.outputs import Floats, Level, Outputs
 from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
-from expunge.evidence.audit.strata import matched_draws, strata
+from expunge.evidence.audit.strata import matched_draws, strata, tested
 from expunge.evidence.audit.verdict import ALPHA, found
 from expunge.unlearning.audit import DEFAULT_VIEWS, outputs
 from expunge.unlearning.data.image_set import ImageSet
@@ -64,6 +65,7 @@ class Measured:
         others = self.reference
         if others is None:
             others = np.setdiff1d(self.candidates, own)
+        own = own[tested(len(own), len(others) // RETAINED_A_SAMPLE, rng)]
         rows = np.concatenate([own, others])
         block = np.ix_(rows, rows)
         pools = {
@@ -73,7 +75,7 @@ class Measured:
         if draws == "plain":
             return _shown(permute(pools, plain_draws(len(own), len(others), rng)))
         mine, theirs = (_part(self.levels["encoder"], each) for each in (own, others))
-        kinds = strata(mine.before, theirs.before, rng)
+        kinds = strata(mine.before.centres, theirs.before.centres, rng)
         drawn = matched_draws(kinds, len(own), rng)
         return drawn.shape[1] > 0 and _shown(permute(pools, drawn))
 
@@ -142,15 +144,16 @@ def view_spread(before: Learner, after: Learner, images: ImageSet) -> list[dict[
     return rows
 
 
-def run(framework: str, seed: int, owners: int, folder: Path, work: Path) -> dict[str, Any]:
+def run(framework: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Everything of one seed."""
-    data = load(FRAMEWORKS[framework], folder, seed)
-    maker = Maker(framework, seed, data, work / f"{framework}-{seed}")
+    data, owners = load(FRAMEWORKS[framework], args.data, seed), args.owners
+    kept_in = args.work / f"{framework}-{seed}"
+    maker = Maker(framework, seed, data, kept_in)
     before = maker.make("before")
     labels = data.everything.labels
     result: dict[str, Any] = {"situations": {}}
-    for situation in WORDS:
-        kept = work / f"{framework}-{seed}" / f"{situation}-{owners}.json"
+    for situation in args.situations:
+        kept = kept_in / f"{situation}-{owners}.json"
         if not kept.exists():
             after = maker.make(situation)
             measured = measure(before, after, data, situation)
@@ -243,8 +246,9 @@ def _table(table: Mapping[str, list[dict[str, Any]]]) -> str:
 def page(result: Mapping[str, Any], name: str) -> str:
     """The result to read."""
     seeds = result["seeds"]
+    situations = list(seeds[0]["situations"])
     owners, kind = (
-        {situation: pooled(seeds, situation, what) for situation in WORDS}
+        {situation: pooled(seeds, situation, what) for situation in situations}
         for what in ("powers", "kinds")
     )
     plot(owners, RESULTS / f"{name}.png")
@@ -253,7 +257,7 @@ def page(result: Mapping[str, Any], name: str) -> str:
         f"| {WORDS[situation]} | "
         + ", ".join(f"{100 * seed['situations'][situation]['accuracy']:.1f}" for seed in seeds)
         + " |"
-        for situation in WORDS
+        for situation in situations
     )
     spreads = "\n".join(
         f"| {row['views']} | {row['encoder']:.4f} | {row['projector']:.4f} |"
@@ -266,7 +270,7 @@ seeds of encoders: {", ".join(str(seed["seed"]) for seed in seeds)}; {result["ow
 each size and encoder, {DEFAULT_VIEWS} views, error rate {100 * ALPHA:g} %.
 
 Share of audits, in %, that say "forgotten", with exact 95 % intervals over owners (owners of one encoder
-share its images, so intervals over encoders are wider). In the first {len(HONEST)} rows it is right to say so, in the
+share its images, so intervals over encoders are wider). In the first {len(set(HONEST) & set(situations))} rows it is right to say so, in the
 others it is not.
 
 ![Share of audits that say forgotten, by number of images](./{name}.png)
@@ -309,14 +313,19 @@ def main() -> None:
     parser.add_argument("--framework", choices=FRAMEWORKS, default="moco")
     parser.add_argument("--seeds", default="0", help="numbers, with commas between")
     parser.add_argument("--owners", type=int, default=200, help="of each size and situation")
+    parser.add_argument(
+        "--situations",
+        type=lambda given: [each for each in WORDS if each in given.split(",")],
+        default=list(WORDS),
+        help="some of " + ", ".join(WORDS),
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", required=True, help="of the result's files")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     load_before = os.getloadavg()[0]
     seeds = [
-        {"seed": seed} | run(args.framework, seed, args.owners, args.data, args.work)
-        for seed in map(int, args.seeds.split(","))
+        {"seed": seed} | run(args.framework, seed, args) for seed in map(int, args.seeds.split(","))
     ]
     hidden = [str(args.data), str(args.work)]
     result = conditions(resolve_device("auto"), load_before, hidden=hidden)

@@ -155,7 +155,7 @@ def test_untouched_samples_are_found_no_more_often_than_stated(
         own, kept = part(everything, range(n)), part(everything, range(n, n + 127))
         pool = Pool.of(own, kept)
         found["plain"] += p_of(pool, plain_draws(n, 127, rng, PERMUTATIONS)) <= LEVEL
-        kinds = strata(own.before, kept.before, rng)
+        kinds = strata(own.before.centres, kept.before.centres, rng)
         found["matched"] += p_of(pool, matched_draws(kinds, n, rng, PERMUTATIONS)) <= LEVEL
     assert within_chance(found["plain"], trials)
     assert within_chance(found["matched"], trials)
@@ -170,7 +170,7 @@ def test_an_owner_with_images_of_one_kind_is_no_false_alarm() -> None:
         own, kept = world.draw(8, np.array([0])), world.draw(250, np.arange(KINDS))
         pool = Pool.of(own, kept)
         found["plain"] += p_of(pool, plain_draws(8, 250, rng, PERMUTATIONS)) <= LEVEL
-        kinds = strata(own.before, kept.before, rng)
+        kinds = strata(own.before.centres, kept.before.centres, rng)
         found["matched"] += p_of(pool, matched_draws(kinds, 8, rng, PERMUTATIONS)) <= LEVEL
     assert found["plain"] > trials / 4
     assert within_chance(found["matched"], trials)
@@ -185,7 +185,9 @@ def test_more_samples_find_the_same_forgetting_more_often() -> None:
             world = Kinds(rng)
             own = world.draw(n, np.arange(KINDS), forgotten=0.25)
             kept = world.draw(200, np.arange(KINDS))
-            draws = matched_draws(strata(own.before, kept.before, rng), n, rng, PERMUTATIONS)
+            draws = matched_draws(
+                strata(own.before.centres, kept.before.centres, rng), n, rng, PERMUTATIONS
+            )
             hits += p_of(Pool.of(own, kept), draws) <= LEVEL
         found.append(hits / trials)
     assert found[0] < found[1] - 0.2 < found[2] - 0.3
@@ -197,7 +199,7 @@ def test_strata_hold_samples_of_one_kind_and_are_no_smaller_than_half_the_averag
     centres = 10 * rng.normal(size=(2, 16))
     views = centres[np.arange(120) % 2] + rng.normal(size=(4, 120, 16))
     same = Outputs.of(unit(views), unit(views))
-    found = strata(part(same, range(20)).before, part(same, range(20, 120)).before, rng)
+    found = strata(same.before.centres[:20], same.before.centres[20:], rng)
     assert len(found) == 120
     for stratum in np.unique(found):
         members = np.flatnonzero(found == stratum)

@@ -10,6 +10,7 @@ from expunge.client.reports import (
     GroupReport,
     Interval,
     LevelReport,
+    Test,
 )
 from expunge.evidence.wording import TRACE_ALPHA, percentage, probability
 
@@ -48,7 +49,7 @@ def evidence(report: AuditReport) -> list[str]:
         sentences.append(
             f"p = {probability(test.p)}: the share of {test.draws:,} random draws of {test.n} from "
             f"your images and at least {test.n_alike} of the same kind that the model kept which look at "
-            f"least as unusual; {test.alpha:g} or less counts as found."
+            f"least as unusual; {test.alpha:g} or less counts as found{_without_projector(test)}."
         )
     if (power := report.power) is not None:
         more = power.samples_needed
@@ -65,6 +66,12 @@ def evidence(report: AuditReport) -> list[str]:
             f"p = {probability(membership.p)}: {seen}."
         )
     return sentences
+
+
+def _without_projector(test: Test) -> str:
+    if test.p_used is None or all(look.level != "projector" for look in test.looks):
+        return ""
+    return f", if without the projector it is {test.alpha_used:g} or less: it is {probability(test.p_used)}"
 
 
 def with_interval(mean: float | None, interval: Interval | None) -> str:

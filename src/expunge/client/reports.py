@@ -84,6 +84,7 @@ class Test(Resource):
     p: float
     p_used: float | None = None
     """Without the projector; none in reports of earlier versions."""
+    alpha_used: float | None = None
     n: int
     n_reference: int
     n_alike: int

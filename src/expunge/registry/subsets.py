@@ -96,6 +96,11 @@ class Chosen:
         return self.record.key
 
     @property
+    def has_caption(self) -> bool:
+        """Whether one is there, and not blank."""
+        return bool((self.record.caption or "").strip())
+
+    @property
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of its encoded image."""
         return self.record.sha256
@@ -144,12 +149,22 @@ def choose(subset: Subset, datasets: Sequence[Dataset], indexes: Indexes) -> lis
     return _drawn(datasets, indexes, subset.draw.samples, str(subset.draw.seed), wanted)
 
 
-def drawn(datasets: Sequence[Dataset], indexes: Indexes, count: int, seed: str) -> list[Chosen]:
-    """At most `count` of all samples of data sets, see `evidence.subset.draw`.
+def drawn(
+    datasets: Sequence[Dataset],
+    indexes: Indexes,
+    count: int,
+    seed: str,
+    *,
+    with_captions: bool = False,
+) -> list[Chosen]:
+    """At most `count` of all samples of data sets, or of those with captions, see `evidence.subset.draw`.
 
     Raises:
         ObjectMissing, ObjectDamaged, StoreUnavailable: see the store.
     """
+    if with_captions:
+        every = _every(datasets, indexes, None)
+        return evidence.draw([each for each in every if each.has_caption], count, seed)
     return _drawn(datasets, indexes, count, seed, None)
 
 

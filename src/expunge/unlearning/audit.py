@@ -36,7 +36,7 @@ CPU_BATCH_IMAGES = 32
 faster on a CPU, whose caches they overflow, and keep those waiting for whom room is made in between."""
 GPU_BATCH_IMAGES = 512
 LEAST_ROWS = 16
-"""Views that go through together at least, if need be with blank ones: matrix products of fewer rows
+"""Views or captions that go through together at least, if need be with idle ones: matrix products of fewer rows
 are rounded in another way, and a sample's outputs would depend on who else is asked about."""
 
 
@@ -265,7 +265,9 @@ def _caption_outputs(learner: Learner, captions: Captions | None) -> Floats | No
     if captions is None or not isinstance(learner, CLIP):
         return None
     rows, owner = captions.rows()
-    texts = learner.text_features(captions.tokens[rows.to(captions.tokens.device)])
+    more = rows[:1].expand(max(0, LEAST_ROWS - len(rows)))
+    tokens = captions.tokens[torch.cat([rows, more]).to(captions.tokens.device)]
+    texts = learner.text_features(tokens)[: len(rows)]
     sums = texts.new_zeros(len(captions), texts.shape[1]).index_add_(
         0, owner.to(texts.device), texts
     )

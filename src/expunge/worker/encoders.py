@@ -227,13 +227,14 @@ class Encoders:
         self, pair: Pair, find: Callable[[], Sequence[Dataset]], seed: str, held: Held, least: int
     ) -> Reference | None:
         datasets = held.patiently(find)
+        # Own samples have captions, as all that CLIP is trained on; control images may not.
+        pairs = isinstance(self.learner(pair.before, held).spec.objective, CLIP)
         try:
             chosen = held.patiently(
-                lambda: subsets.drawn(datasets, self.indexes, MAX_REFERENCE, seed)
+                lambda: subsets.drawn(
+                    datasets, self.indexes, MAX_REFERENCE, seed, with_captions=pairs
+                )
             )
-            if isinstance(self.learner(pair.before, held).spec.objective, CLIP):
-                # Own samples have captions, as all that CLIP is trained on; control images may not.
-                chosen = [each for each in chosen if (each.record.caption or "").strip()]
             if len(chosen) < least:
                 return None
             # Kept as a whole, with what is computed of it: not once more by the sample.

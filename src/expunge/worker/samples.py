@@ -78,9 +78,7 @@ class Images:
 
 def captioned(chosen: Sequence[Chosen], spec: EncoderSpec) -> bool:
     """Whether encoders of `spec` take captions and all of these samples have one."""
-    return isinstance(spec.objective, CLIP) and all(
-        (each.record.caption or "").strip() for each in chosen
-    )
+    return isinstance(spec.objective, CLIP) and all(each.has_caption for each in chosen)
 
 
 @dataclass

@@ -154,8 +154,11 @@ class Outputs:
         return Moments.within(*map(symmetric, self.matrices))
 
     def largest_change(self) -> float:
-        """Largest difference between any output before and after."""
-        return float(np.abs(self.before.views - self.after.views).max())
+        """Largest difference between any output before and after, the captions' among them."""
+        pairs = [(self.before.views, self.after.views)]
+        if self.before.captions is not None and self.after.captions is not None:
+            pairs.append((self.before.captions, self.after.captions))
+        return max(float(np.abs(before - after).max()) for before, after in pairs)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from expunge.evidence.audit.permutation import (
     studentised,
 )
 from expunge.evidence.audit.report import Membership, Power
-from expunge.evidence.audit.strata import matched_draws, strata
+from expunge.evidence.audit.strata import matched_draws, strata, tested
 from expunge.evidence.audit.verdict import ALPHA, ALPHA_USED, TARGET_POWER
 
 Array = NDArray[np.float64]
@@ -116,12 +116,17 @@ def membership(
     for known in 28 % of simulations with 8 samples and 38 % with 32; within kinds in 3 %.
     """
     levels = list(own)
+    mine, others = own["encoder"], control.levels["encoder"]
+    about = tested(len(mine.chosen), len(others.chosen), rng)
     groups = [
-        (own[level].after.aligned[own[level].chosen], control.levels[level].after.aligned)
+        (
+            own[level].after.aligned[own[level].chosen][about],
+            control.levels[level].after.aligned[control.levels[level].chosen],
+        )
         for level in levels
     ]
-    kinds = strata(own["encoder"].after, control.levels["encoder"].after, rng)
-    draws = matched_draws(kinds, len(groups[0][0]), rng)
+    kinds = strata(mine.after.centres[about], others.after.centres, rng)
+    draws = matched_draws(kinds, len(about), rng)
     if not draws.shape[1]:
         return None
     values = np.stack([np.concatenate(pair)[draws].mean(axis=1) for pair in groups], axis=1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from expunge.evidence.audit.outputs import Level, Outputs
-from expunge.evidence.audit.strata import matched_draws, strata
+from expunge.evidence.audit.strata import matched_draws, strata, tested
 
 Array = NDArray[np.float64]
 
@@ -90,26 +90,28 @@ def relearning(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
 ) -> Relearning | None:
-    """Test whether the later of two encoders knows the own samples again; None below 8 samples a group or kind.
+    """Test whether the later of two encoders knows the own samples again; None below 8 samples a group.
 
     `before` of the outputs is an encoder that forgot the own samples, `after` a later one. H0: own
     samples and control are exchangeable in how their self-alignment changed, or in how large it is
     now. One-sided permutation tests of both within kinds of images (`strata`), joined by the larger
-    p-value: valid at any size. Of more than 1,024 samples those are tested that stand for all where
-    pairs count. Repeats give the same numbers.
+    p-value: valid at any size. It is about the own samples that are `tested` and `comparable`; None if
+    fewer than 8 are. Repeats give the same numbers.
     """
     n, m = (len(group["encoder"].chosen) for group in (own, control))
     if min(n, m) < MIN_SAMPLES:
         return None
     rng = np.random.default_rng([seed, n, m])
-    kinds = strata(own["encoder"].before, control["encoder"].before, rng)
-    draws = matched_draws(kinds, n, rng, permutations)
-    if not draws.shape[1]:
+    about = tested(n, m, rng)
+    kinds = strata(own["encoder"].before.centres[about], control["encoder"].before.centres, rng)
+    places = matched_draws(kinds, len(about), rng, permutations)
+    if places.shape[1] < MIN_SAMPLES:
         return None
+    draws = np.concatenate([about, np.arange(n, n + m)])[places]
     levels = {level: _rise(own[level], control[level], draws) for level in own}
     level = min(levels, key=lambda each: (levels[each].p, -levels[each].rise))
     p = min(1.0, len(levels) * levels[level].p)
-    return Relearning(p, p <= ALPHA, level, levels, n, m)
+    return Relearning(p, p <= ALPHA, level, levels, draws.shape[1], m)
 
 
 def expected_false_alarms(tests: int) -> float:
@@ -118,22 +120,22 @@ def expected_false_alarms(tests: int) -> float:
 
 
 def _rise(own: Outputs, control: Outputs, draws: NDArray[np.int64]) -> Rise:
-    changes = (-own.scores[own.chosen], -control.scores[control.chosen])
-    now = (own.after.aligned[own.chosen], control.after.aligned[control.chosen])
-    rise = float(changes[0].mean() - changes[1].mean())
+    change = -np.concatenate([own.scores[own.chosen], control.scores[control.chosen]])
+    now = np.concatenate([own.after.aligned[own.chosen], control.after.aligned[control.chosen]])
+    about, others = draws[0], slice(len(own.chosen), None)
+    rise = float(change[about].mean() - change[others].mean())
     return Rise(
         rise=rise,
-        interval=_interval(*changes),
-        effect_size=_effect_size(rise, *changes),
-        p_rise=_p(*changes, draws),
-        excess=float(now[0].mean() - now[1].mean()),
-        p_excess=_p(*now, draws),
+        interval=_interval(change[about], change[others]),
+        effect_size=_effect_size(rise, change[about], change[others]),
+        p_rise=_p(change, draws),
+        excess=float(now[about].mean() - now[others].mean()),
+        p_excess=_p(now, draws),
     )
 
 
-def _p(own: Array, control: Array, draws: NDArray[np.int64]) -> float:
+def _p(values: Array, draws: NDArray[np.int64]) -> float:
     """One-sided: share of the draws, the own samples first, whose mean is as large as theirs."""
-    values = np.concatenate([own, control])
     # The sum of all is fixed, so the sum of one group says how far apart the means are.
     drawn = values[draws].sum(axis=1)
     return float(np.mean(drawn >= drawn[0] - ROUNDING * np.abs(values).sum()))

@@ -99,7 +99,7 @@ class Test:
     """Of the looks at outputs that are used, without the projector's: there a removal has to show too."""
     alpha_used: float
     n: int
-    """Own samples that take part: of more than 1,024 a draw; those with enough others of their kind."""
+    """Own samples that take part: at most a quarter as many as retained ones, of whose kind enough are retained."""
     n_reference: int
     n_alike: int
     """Of the reference, how many take part in the draws: those of the own samples' kinds, rounded
@@ -163,7 +163,7 @@ class AuditReport:
     confidence: float
     verdict: Verdict
     test: Test | None
-    """None below 64 retained samples."""
+    """None below 64 retained samples, or where none are of the own samples' kinds."""
     power: Power | None
     """None without a test or without a control."""
     membership: Membership | None

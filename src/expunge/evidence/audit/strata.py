@@ -8,16 +8,15 @@ whose: the permutation test within groups is as exact as that among all.
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evidence.audit.outputs import Side
 from expunge.evidence.audit.permutation import PERMUTATIONS, distinct
 
 Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 STRATUM = 24
-"""Samples of a stratum on average, or more where most of all are own. In simulations of owners with
-images of one kind only, drifting with their kind, 26 found 1-3 % of untouched samples at alpha = 1 %,
-52 found 1-9 %, a single stratum up to 70 %."""
+"""Samples of a stratum on average. In simulations of owners with images of one kind only, drifting
+with their kind, 26 found 1-3 % of untouched samples at alpha = 1 %, 52 found 1-9 %, a single stratum
+up to 70 %."""
 STRATUM_OF_ONE = 256
 """For a single own sample, whose p-value cannot be smaller than one in its stratum's samples."""
 MIN_ALIKE = 8
@@ -25,16 +24,23 @@ MIN_ALIKE = 8
 ROUNDS = 10
 
 
-def strata(own: Side, reference: Side, rng: np.random.Generator) -> Index:
-    """(n + m,) stratum of own, then reference samples: k-means on one encoder's mean outputs.
+def tested(own: int, most: int, rng: np.random.Generator) -> Index:
+    """(n,) ascending: the own samples that a test is about: all, or a draw of so many, but 8 at least.
+
+    With more than others, most strata would hold too few of these to compare with.
+    """
+    most = max(MIN_ALIKE, most)
+    return np.sort(rng.permutation(own)[:most]) if own > most else np.arange(own)
+
+
+def strata(own: Floats, reference: Floats, rng: np.random.Generator) -> Index:
+    """(n + m,) stratum of own, then reference samples: k-means on (n, D) and (m, D) mean outputs of one encoder.
 
     Starts from random samples. Clusters of less than half the average size are dissolved, their
     samples go to the nearest that remains.
     """
-    samples = np.concatenate([own.centres, reference.centres])
-    size = STRATUM_OF_ONE if len(own.centres) == 1 else STRATUM
-    # Twice what makes samples comparable, if own and reference samples were spread alike.
-    size = max(size, -(-2 * MIN_ALIKE * len(samples) // len(reference.centres)))
+    samples = np.concatenate([own, reference])
+    size = STRATUM_OF_ONE if len(own) == 1 else STRATUM
     centres = samples[rng.permutation(len(samples))[: max(1, len(samples) // size)]]
     for _ in range(ROUNDS):
         centres = _centres(samples, _nearest(samples, centres), centres)

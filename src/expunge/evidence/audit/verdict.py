@@ -31,7 +31,7 @@ def verdict(
     if largest_change <= UNCHANGED_WITHIN:
         return Verdict(
             "unchanged",
-            f"Nothing changed: the model says the same about {images} before and after.",
+            f"Nothing changed: the outputs that are used say the same about {images} before and after.",
         )
     if test is None and retained < MIN_REFERENCE:
         return Verdict(
@@ -78,7 +78,9 @@ def _of_test(n: int, test: Test, power: Power | None) -> Verdict:
             f"{percentage(power.power)} probability: it does not look as if "
             f"{'yours was' if n == 1 else 'yours were'} forgotten.",
         )
-    return Verdict("not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(test, power)}")
+    return Verdict(
+        "not_enough_evidence", f"Not enough evidence. {alike} {_shortfall(n, test, power)}"
+    )
 
 
 def found(p: float, p_used: float) -> bool:
@@ -102,12 +104,14 @@ def _images(n: int, tested: int | None = None) -> str:
     return f"your {n:,} images" if n > 1 else "your image"
 
 
-def _shortfall(test: Test, power: Power | None) -> str:
+def _shortfall(n: int, test: Test, power: Power | None) -> str:
     if test.n == 1 and test.alpha * (test.draws + 1) < 1:
-        return (
-            "One image alone cannot stand out by that much among so few of its kind: several "
-            "audited together can."
+        more = (
+            "several audited together can"
+            if n == 1
+            else f"of the others' kinds it kept fewer than {MIN_ALIKE} images to compare with"
         )
+        return f"One image alone cannot stand out by that much among so few of its kind; {more}."
     if power is None:
         return (
             "How likely an honest removal would show is not known: the model names no control "

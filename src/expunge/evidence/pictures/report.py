@@ -49,6 +49,9 @@ ONE = (
     "Share of your image and at least {n_alike:,} {kept} that look at least as unusual; {alpha:g} or less "
     "counts as found."
 )
+USED = (
+    " Without the projector, which only training uses, it is {p}; {alpha:g} or less is needed too."
+)
 POWER = (
     "Estimated: how often this audit would notice that the model was honestly retrained without "
     "your images."
@@ -180,7 +183,10 @@ def _conclusions(report: Report) -> list[tuple[str, str, str]]:
     found = []
     test, power, membership = report["test"], report["power"], report["membership"]
     if test:
-        drawn = (ONE if test["n"] == 1 else TEST).format(kept=KEPT[test["reference"]], **test)
+        words = ONE if report["n_own"] == 1 else TEST
+        drawn = words.format(kept=KEPT[test["reference"]], **test)
+        if "p_used" in test and any(look["level"] == "projector" for look in test["looks"]):
+            drawn += USED.format(p=probability(test["p_used"]), alpha=test["alpha_used"])
         found.append(("p-value", probability(test["p"]), drawn))
     if power:
         enough = power["samples_needed"]
