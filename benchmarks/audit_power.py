@@ -247,6 +247,7 @@ def page(result: Mapping[str, Any], name: str) -> str:
     """The result to read."""
     seeds = result["seeds"]
     situations = list(seeds[0]["situations"])
+    honest = len(set(HONEST) & set(situations))
     owners, kind = (
         {situation: pooled(seeds, situation, what) for situation in situations}
         for what in ("powers", "kinds")
@@ -270,7 +271,7 @@ seeds of encoders: {", ".join(str(seed["seed"]) for seed in seeds)}; {result["ow
 each size and encoder, {DEFAULT_VIEWS} views, error rate {100 * ALPHA:g} %.
 
 Share of audits, in %, that say "forgotten", with exact 95 % intervals over owners (owners of one encoder
-share its images, so intervals over encoders are wider). In the first {len(set(HONEST) & set(situations))} rows it is right to say so, in the
+share its images, so intervals over encoders are wider). In the first {honest} rows it is right to say so, in the
 others it is not.
 
 ![Share of audits that say forgotten, by number of images](./{name}.png)
