@@ -75,6 +75,17 @@ def test_equal_encoders_are_called_unchanged() -> None:
     assert report.test.p == 1
 
 
+def test_captions_that_alone_changed_are_a_change() -> None:
+    rng = np.random.default_rng(0)
+    same, texts = unit(rng.normal(size=(3, 8, 16))), unit(rng.normal(size=(2, 8, 16)))
+    still, moved = (
+        Outputs.of(same, same, captions=captions)
+        for captions in ((texts[0], texts[0]), (texts[0], texts[1]))
+    )
+    assert still.largest_change() == 0
+    assert moved.largest_change() == np.abs(texts[0] - texts[1]).max()
+
+
 def test_a_projector_that_alone_was_made_to_forget_is_no_removal() -> None:
     """It is thrown away after training; the encoder is what is used."""
     before, kept = simulated(24, np.random.default_rng(7)), simulated(200, np.random.default_rng(1))

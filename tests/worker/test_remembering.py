@@ -114,14 +114,19 @@ def test_another_draw_takes_each_samples_own_answers() -> None:
         np.testing.assert_array_equal(outputs.scores, expected.scores[places])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
-def test_what_is_remembered_is_what_the_encoders_would_say_again(count: int) -> None:
-    asked, chosen = Asked(Remembered()), samples()
-    asked.about(chosen)
+@pytest.mark.parametrize(
+    ("spec", "count"), [(ENCODER, 1), (ENCODER, 3), (ENCODER, 8), (SMALLEST_CLIP, 1)]
+)
+def test_what_is_remembered_is_what_the_encoders_would_say_again(
+    spec: EncoderSpec, count: int
+) -> None:
+    pairs = spec is SMALLEST_CLIP
+    asked, chosen = Asked(Remembered(), spec), samples(20, caption="a dog" if pairs else None)
+    asked.about(chosen, captions=pairs)
     part = chosen[5 : 5 + count]
-    remembered = asked.about(part)
-    assert asked.encoded == COUNT * VIEWS
-    assert_same(Asked(Remembered()).about(part), remembered)
+    remembered = asked.about(part, captions=pairs)
+    assert asked.encoded == 20 * VIEWS
+    assert_same(Asked(Remembered(), spec).about(part, captions=pairs), remembered)
 
 
 def test_a_batch_with_one_unknown_sample_is_encoded() -> None:
