@@ -316,7 +316,9 @@ def _remove_condemned(sessions: Sessions, store: ObjectStore) -> list[str]:
         deleted: list[str] = []
         try:
             for key in keys:
-                store.delete(key)
+                # Where versions were ever kept, a DELETE leaves a marker of what is long gone, too.
+                if not _is_missing(store, key):
+                    store.delete(key)
                 deleted.append(key)
         finally:
             removed += _record_gone(sessions, deleted)
