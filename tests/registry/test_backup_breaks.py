@@ -44,6 +44,21 @@ def revoked(service: Service) -> str:
     return key.id
 
 
+@pytest.fixture(scope="module")
+def older(service: Service) -> str:
+    """The name of a backup of an older version, which is not the newest."""
+    taken, kept, name = service.backup(), backup.Archive(service.kept), "20200101T000000.000000Z"
+    kept.place(taken.name).rename(kept.place(name))
+    url, place = text_of(service.engine.url), kept.place(name)
+    command.downgrade(configuration(url), "0009")
+    with tables.picture(service.engine) as connection:
+        dumped = tables.dump(connection, place / archive.TABLES)
+    migrate(url)
+    manifest = taken.manifest.model_copy(update={"revision": "0009", "tables": dumped})
+    (place / archive.MANIFEST).write_text(manifest.model_dump_json())
+    return name
+
+
 @pytest.fixture
 def fresh(postgres: URL) -> Iterator[Engine]:
     with database(postgres, "broken_off") as engine:
@@ -118,29 +133,50 @@ def test_of_two_restores_into_one_database_one_is_refused(
 
 
 def test_rows_of_an_older_version_come_with_their_migration_or_not_at_all(
-    service: Service, fresh: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, older: str, fresh: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, kept = service.backup(), backup.Archive(service.kept)
-    url, place = text_of(service.engine.url), kept.place(taken.name)
-    command.downgrade(configuration(url), "0009")
-    with tables.picture(service.engine) as connection:
-        dumped = tables.dump(connection, place / archive.TABLES)
-    migrate(url)
-    older = taken.manifest.model_copy(update={"revision": "0009", "tables": dumped})
-    (place / archive.MANIFEST).write_text(older.model_dump_json())
     store = WatchedStore(tmp_path / "restored")
     with monkeypatch.context() as patched:
         patched.setattr(endings, "again", lambda *_: gives_up(fresh.url))
         with pytest.raises(OSError, match="no space"):
-            backup.restore(fresh, store, service.kept)
+            backup.restore(fresh, store, service.kept, name=older)
     with fresh.connect() as connection:
         tables.require_empty(connection)
         assert revision_of(connection) == "0009"
-    found = backup.restore(fresh, store, service.kept, add_to_store=True)
-    kept.remove(taken.name)
+    found = backup.restore(fresh, store, service.kept, name=older, add_to_store=True)
     assert is_current(fresh)
     assert service.lease is not None
     assert found.requeued == [service.lease.job_id]
+
+
+def test_a_restore_of_an_older_version_takes_no_table_from_one_that_was_faster(
+    service: Service, older: str, fresh: Engine, tmp_path: Path
+) -> None:
+    slower = WatchedStore(tmp_path / "slower")
+
+    def faster() -> None:
+        backup.restore(fresh, WatchedStore(tmp_path / "faster"), service.kept)
+
+    slower.before[service.key_of(service.sets[0])] = faster
+    with pytest.raises(BackupRefused, match="the database is not empty"):
+        backup.restore(fresh, slower, service.kept, name=older)
+    with sessions(fresh)() as session:
+        assert session.scalar(select(func.count()).where(Job.id.is_not(None)))
+
+
+def test_what_ended_while_objects_came_ends_again(
+    service: Service, revoked: str, fresh: Engine, tmp_path: Path
+) -> None:
+    kept, store = backup.Archive(service.kept), WatchedStore(tmp_path / "restored")
+    kept.endings.unlink()
+
+    def note() -> None:
+        backup.note(service.sessions, kept)
+
+    store.before[service.key_of(service.sets[0])] = note
+    backup.restore(fresh, store, service.kept)
+    with sessions(fresh)() as session:
+        assert not parties.is_live(session, revoked)
 
 
 class TestOneFolder:

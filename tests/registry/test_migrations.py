@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from tests.conftest import execute, text_of
 
 from expunge.registry.database import connect
-from expunge.registry.migration import configuration, is_current, migrate
+from expunge.registry.migration import LOOK_SECONDS, alone, configuration, is_current, migrate
 from expunge.registry.tables import Table
 
 COMPARE_JOB = """
@@ -221,3 +222,54 @@ def test_going_back_before_scopes_ends_the_keys_that_were_held_to_some(empty: En
     with empty.connect() as connection:
         live = connection.execute(text("SELECT id FROM api_keys WHERE revoked_at IS NULL"))
         assert live.scalars().all() == ["key_1"]
+
+
+BUILT_BESIDE = "0010"
+"""The newest revision before one that builds indexes of what may be big tables."""
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = 'unmigrated'"
+BROKEN = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+
+
+def test_nobody_waits_while_indexes_are_built_and_the_migration_waits_for_what_is_open(
+    empty: Engine,
+) -> None:
+    command.upgrade(configuration(url_of(empty)), BUILT_BESIDE)
+    with (
+        ThreadPoolExecutor(1) as beside,
+        empty.connect() as open_one,
+        empty.connect().execution_options(isolation_level="AUTOCOMMIT") as other,
+    ):
+        open_one.exec_driver_sql("UPDATE encodings SET views_key = NULL")
+        migrated = beside.submit(migrate, url_of(empty))
+        while not other.scalar(text(WAITING)):
+            assert not migrated.done()
+        other.exec_driver_sql("SET lock_timeout = '1s'")
+        for table in ("jobs", "encodings", "audits"):
+            other.execute(Table.metadata.tables[table].delete())
+        open_one.rollback()
+        migrated.result(10)
+    assert is_current(empty)
+
+
+def test_a_migration_that_broke_off_while_it_built_indexes_is_done_again(empty: Engine) -> None:
+    command.upgrade(configuration(url_of(empty)), BUILT_BESIDE)
+    with empty.begin() as connection:
+        connection.exec_driver_sql("CREATE INDEX ix_jobs_snapshot_key ON jobs (snapshot_key)")
+        connection.exec_driver_sql(
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = 'ix_jobs_snapshot_key'::regclass"
+        )
+    migrate(url_of(empty))
+    with empty.connect() as connection:
+        assert connection.scalar(text(BROKEN)) == 0
+    assert is_current(empty)
+
+
+def test_who_waits_for_a_migration_is_told_so_and_has_no_transaction_open(empty: Engine) -> None:
+    with empty.connect() as one, empty.connect() as other:
+        with alone(one, 0):
+            with pytest.raises(TimeoutError, match="try again"), alone(other, LOOK_SECONDS):
+                pass
+            assert not other.in_transaction()
+        with alone(other, 0):
+            pass

@@ -1,10 +1,18 @@
-"""Alembic's entry: runs the scripts in one transaction under an advisory lock, its own or that of who calls."""
+"""Alembic's entry: runs the scripts under an advisory lock, in one transaction or in that of who calls.
+
+A script may end that transaction, to build beside the work what would keep it waiting; another one follows.
+"""
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, create_engine, pool
 
-from expunge.registry.migration import MIGRATION_LOCK, WITHIN, note_what_fits
+from expunge.registry.migration import WITHIN, alone, note_what_fits
 from expunge.registry.tables import Table
+
+LOCK_TIMEOUT = "30s"
+"""For a table that somebody works with: whoever comes after waits as well."""
+WAIT_SECONDS = 30.0
+"""For somebody else who migrates."""
 
 
 def run() -> None:
@@ -14,8 +22,9 @@ def run() -> None:
         run_on(given)
         return
     url = context.config.get_main_option("sqlalchemy.url")
-    engine = create_engine(url or "", poolclass=pool.NullPool)
-    with engine.connect() as connection:
+    options = {"options": f"-c lock_timeout={LOCK_TIMEOUT}"}
+    engine = create_engine(url or "", poolclass=pool.NullPool, connect_args=options)
+    with engine.connect() as connection, alone(connection, WAIT_SECONDS):
         run_on(connection)
     engine.dispose()
 
@@ -26,8 +35,6 @@ def run_on(connection: Connection) -> None:
         connection=connection, target_metadata=Table.metadata, transaction_per_migration=False
     )
     with context.begin_transaction():
-        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         context.run_migrations()
         note_what_fits(connection, context.script)
 

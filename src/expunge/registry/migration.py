@@ -5,6 +5,9 @@ schema, the schema says itself: with every migration the oldest revision whose p
 written beside the revision (see `oldest_that_fits`).
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +23,8 @@ MIGRATION_LOCK = 0x657870756E6765
 """Advisory lock of who migrates: the letters of `expunge`."""
 VERSION_TABLE = "alembic_version"
 """Alembic's own table; its comment is the oldest revision whose program fits."""
+LOOK_SECONDS = 0.1
+"""Between two looks whether the lock is free."""
 WITHIN = "connection"
 """Attribute of Alembic's configuration: the connection in whose transaction to migrate."""
 
@@ -37,15 +42,58 @@ def configuration(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Upgrade the schema; safe to call by several processes at once (an advisory lock orders them)."""
+    """Upgrade the schema; safe to call by several processes at once (an advisory lock orders them).
+
+    Raises:
+        TimeoutError: somebody else holds the lock for long.
+    """
     command.upgrade(configuration(url), revision)
 
 
-def migrate_within(connection: Connection) -> None:
-    """Upgrade the schema to the newest in the connection's transaction, with all else that it does or not at all."""
+def migrate_within(connection: Connection, revision: str = "head") -> None:
+    """Upgrade the schema in the connection's transaction, with all else that it does or not at all; `alone` holds."""
+    command.upgrade(_within(connection), revision)
+
+
+def remove_within(connection: Connection) -> None:
+    """Remove all tables, in the connection's transaction; `alone` holds."""
+    command.downgrade(_within(connection), "base")
+
+
+def _within(connection: Connection) -> Config:
     config = configuration(connection.engine.url.render_as_string(hide_password=False))
     config.attributes[WITHIN] = connection
-    command.upgrade(config, "head")
+    return config
+
+
+@contextmanager
+def alone(connection: Connection, wait_seconds: float) -> Iterator[None]:
+    """Keep others from migrating, restoring and backing up, over as many of the connection's transactions as it takes.
+
+    The connection is in none now. Who waits only looks now and then: an index that is built beside the
+    work waits for all transactions that are open, so one that waited for the lock would never get it.
+
+    Raises:
+        TimeoutError: somebody else went on for `wait_seconds`.
+    """
+    until = time.monotonic() + wait_seconds
+    while not _scalar(connection, f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})"):
+        if time.monotonic() >= until:
+            raise TimeoutError(
+                "the database is being migrated, restored or backed up by somebody else; try again afterwards"
+            )
+        time.sleep(LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        # The lock of a connection that broke went with it.
+        if not connection.invalidated:
+            _scalar(connection, f"SELECT pg_advisory_unlock({MIGRATION_LOCK})")
+
+
+def _scalar(connection: Connection, query: str) -> object:
+    with connection.begin():
+        return connection.scalar(text(query))
 
 
 def revision_of(connection: Connection) -> str | None:

@@ -6,12 +6,12 @@ comes with the rows or no row does.
 """
 
 import hashlib
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic import command
-from sqlalchemy import Engine, update
+from sqlalchemy import Connection, Engine, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.registry import jobs, log, references
@@ -21,11 +21,11 @@ from expunge.registry.database import Sessions, sessions
 from expunge.registry.fsck import record
 from expunge.registry.lifecycles import JobState
 from expunge.registry.migration import (
-    configuration,
+    alone,
     is_known,
-    migrate,
     migrate_within,
     newest,
+    remove_within,
     revision_of,
 )
 from expunge.registry.objects import ObjectMissing, ObjectStore
@@ -97,7 +97,8 @@ def restore(
         name = name or _newest(kept)
         manifest = kept.manifest(name)
         _check_backup(kept, name, manifest, manifest_sha256)
-        ended = endings.read(kept)
+        # Here, and once more below, since that is hours later: what is refused is refused at once.
+        endings.read(kept)
         with engine.connect() as connection:
             tables.require_empty(connection)
         if not add_to_store and next(iter(store.keys()), None) is not None:
@@ -105,18 +106,20 @@ def restore(
                 "the object store is not empty; take an empty one, or add to it with --add-to-store"
             )
         put, damaged = _put_all(kept, store, name, without_damaged=without_damaged)
-        _bring_schema(engine, manifest.revision)
         absent = {each.key for each in manifest.missing}.union(damaged)
-        # Others see no row, or all of them with what has ended and without a lease.
-        with engine.begin() as connection:
-            tables.load(connection, manifest.tables, kept.place(name) / archive.TABLES)
-            if manifest.revision != newest():
-                migrate_within(connection)
-            within = sessionmaker(
-                connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
-            )
-            requeued = _fence(within, manifest, absent, keep_days)
-            held = endings.again(within, ended)
+        with engine.connect() as connection, alone(connection, math.inf):
+            with connection.begin():
+                _bring_schema(connection, manifest.revision)
+            # Others see no row, or all of them with what has ended and without a lease.
+            with connection.begin():
+                tables.load(connection, manifest.tables, kept.place(name) / archive.TABLES)
+                if manifest.revision != newest():
+                    migrate_within(connection)
+                within = sessionmaker(
+                    connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+                )
+                requeued = _fence(within, manifest, absent, keep_days)
+                held = endings.again(within, endings.read(kept))
     _check_log(engine, manifest.log)
     return Restored(name, manifest, requeued, held, put, damaged)
 
@@ -215,19 +218,19 @@ def _is_whole(store: ObjectStore, key: str) -> bool | None:
     return key.endswith(hashed.hexdigest())
 
 
-def _bring_schema(engine: Engine, revision: str) -> None:
-    """The schema that the rows had; an empty newer one gives way to it."""
-    with engine.connect() as connection:
-        present = revision_of(connection)
+def _bring_schema(connection: Connection, revision: str) -> None:
+    """The schema that the rows had; an empty newer one gives way to it.
+
+    Raises:
+        BackupRefused: another restore has been here meanwhile.
+    """
+    tables.require_empty(connection)
+    present = revision_of(connection)
     if present == revision:
         return
     if present is not None:
-        command.downgrade(configuration(_url(engine)), "base")
-    migrate(_url(engine), revision)
-
-
-def _url(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=False)
+        remove_within(connection)
+    migrate_within(connection, revision)
 
 
 def _fence(

@@ -88,14 +88,12 @@ def load(connection: Connection, tables: dict[str, TableFile], folder: Path) -> 
     """Load the rows into the tables of the same schema, which are empty, in the connection's transaction.
 
     References between tables are checked once all rows are there, and triggers do not fire: what they
-    would add is in the rows. Nobody migrates until the transaction ends.
+    would add is in the rows. Nobody else may migrate or restore meanwhile (see `migration.alone`).
 
     Raises:
         BackupRefused: the tables are not those of the schema, or not empty, or a file has not as many rows.
     """
     connection.execute(text(PATIENT))
-    # Who restores or migrates at the same time is waited for.
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
     require_empty(connection)
     if names(connection) != sorted(tables):
         raise BackupRefused("the backup's tables are not those of its schema's revision")
