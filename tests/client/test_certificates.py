@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from expunge.client.cli import build_app
 from expunge.evidence.canonical import canonical
+from expunge.evidence.verification import rows_file
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def files(issued: Paper, tmp_path: Path) -> dict[str, Path]:
         "certificate": issued.file(),
         "key": issued.chain[0].public_key.pem.encode(),
         "checkpoint": WEIGHTS["result"],
-        "rows": json.dumps(shown(rows())).encode(),
+        "rows": rows_file(shown(rows())),
         "report": json.dumps({"id": "aud_1", "report": REPORT}).encode(),
     }
     for name, content in contents.items():
@@ -89,7 +90,7 @@ def test_whatever_was_changed_is_named_and_ends_with_status_1(
         ),
         "key": new_signer().public_key.pem.encode(),
         "checkpoint": WEIGHTS["result"][:-1] + b"!",
-        "rows": files["rows"].read_bytes().replace(b'"number": 3', b'"number": 4'),
+        "rows": files["rows"].read_bytes().replace(b'"number":3', b'"number":4'),
     }
     files[name].write_bytes(changed[name])
     result = verify(files)
