@@ -103,7 +103,9 @@ def facts() -> Iterator[Facts]:
         deadline = time.monotonic() + 30
         while not found.restarted and time.monotonic() < deadline:
             time.sleep(0.05)
-            found.restarted = dispatcher_of(state) not in (None, killed)
+            # It is told after it was done; a stop in between would cut that short.
+            told = "starting it again" in second.text
+            found.restarted = told and dispatcher_of(state) not in (None, killed)
         second.process.send_signal(signal.SIGTERM)
         found.stopped = second.process.wait(60)
         found.second = second.text
