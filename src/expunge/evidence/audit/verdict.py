@@ -11,9 +11,9 @@ from expunge.evidence.wording import percentage, probability
 ALPHA = 0.01
 """Error rate of `forgotten` where these samples were treated like all others."""
 ALPHA_USED = 0.05
-"""At most so large p may be without the projector. In trials (MoCo, 384 images, 60 owners of 8 and 16) Alignment
-Calibration of the projector alone, with noise on the encoder, was taken for a removal of 12 and 43 % and is now of
-3 and 8 %; of exact retrains with 8 images 97 instead of 98 % are found, of Alignment Calibration as many."""
+"""At most so large p may be without the projector. In trials (MoCo, 384 images, 60 owners) Alignment Calibration of
+the projector alone, with noise on the encoder, was taken for a removal of 8 and 16 images in 12 and 43 % without that.
+What it is now, and what it costs: `benchmarks/audit_power.py`."""
 MIN_REFERENCE = 64
 """Retained samples of others below which there is no test: k-anonymity, and too coarse besides."""
 TARGET_POWER = 0.9
