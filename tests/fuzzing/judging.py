@@ -35,6 +35,7 @@ ISSUING = ("create_key", "rotate_key")
 """Operations that show a new key's secret, to whoever makes it, once."""
 TURNED_AWAY = (401, 403, 405)
 SHOWN_CHARS = 1_500
+CONTEXT_CHARS = 500
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Judge:
         text = answer.content.replace(b"\0", b"").decode("latin-1") + str(answer.headers)
         sent = f"{answer.request.url} {answer.request.content!r}"
         found = [
-            ("a mark of another party", mark)
+            ("a mark of another party", around(mark, text))
             for mark in self.world.marks.foreign(text, name)
             if mark not in sent
         ]
@@ -105,7 +106,9 @@ class Judge:
         for each in set(ID.findall(text)):
             first = self.seen_first.setdefault(each, name)
             if each not in sent and not self._may_see(name, first, each[:3]):
-                found.append((f"an id of another party: {each[:3]}", f"{each} of {first}"))
+                found.append(
+                    (f"an id of another party: {each[:3]}", f"of {first}: {around(each, text)}")
+                )
         return found
 
     def _may_see(self, name: str, first: str, kind: str) -> bool:
@@ -120,6 +123,12 @@ class Judge:
             return False
         are_both_owners = one.role == other.role
         return kind in SHARED if are_both_owners else True
+
+
+def around(what: str, text: str) -> str:
+    """Where it stands."""
+    place = text.index(what)
+    return text[max(0, place - CONTEXT_CHARS) : place + CONTEXT_CHARS]
 
 
 def label_of(operation: APIOperation) -> str:
