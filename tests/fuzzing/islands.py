@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,6 +64,14 @@ class Marks:
 
 
 @dataclass
+class Contents:
+    """The marks of a data set: in its name, and in its samples."""
+
+    name: str
+    samples: set[str] = field(default_factory=set)
+
+
+@dataclass
 class World:
     """Everybody, by name, and the marks of their things."""
 
@@ -73,6 +80,8 @@ class World:
     marks: Marks
     seal: Callable[[], None]
     residents: dict[str, Resident] = field(default_factory=dict)
+    contents: dict[str, Contents] = field(default_factory=dict)
+    """By the data set's id."""
 
     @classmethod
     def build(cls, past: Past, url: str, seed: int, seal: Callable[[], None]) -> "World":
@@ -88,12 +97,21 @@ class World:
             world._populate(island)
         return world
 
-    def renew(self, name: str) -> None:
-        """Give a resident whose key was revoked another one."""
+    def share(self, dataset: str, party: str, *, samples: bool) -> None:
+        """Note that a party was shown a data set: its name, and its samples if it was delegated."""
+        contents = self.contents.get(dataset)
+        names = {each.name for each in self.residents.values() if each.id == party}
+        if contents is not None:
+            for mark in {contents.name} | (contents.samples if samples else set()):
+                self.marks.readers[mark] |= names
+
+    def renew(self, name: str) -> str:
+        """Give a resident whose key was revoked another one; its id."""
         resident = self.residents[name]
         with self.past.sessions.begin() as session:
             issued = parties.issue_key(session, resident.id, expires_in_days=1, actor="fuzz")
-        resident.key = issued.secret
+            resident.key, key_id = issued.secret, issued.key.id
+        return key_id
 
     def close(self) -> None:
         """End all connections."""
@@ -151,8 +169,7 @@ class World:
         model_owner.label = self.marks.new(model_owner.name)
         fresh = model_owner.model()
         answered(model_owner.post(f"/models/{fresh}/pretrain", {"dataset_ids": [kept]}))
-        still_open = answered(owner.post("/datasets", {"name": self.marks.new(owner.name)}))
-        assert owner.put_shard(still_open["id"], self._tar(owner, (owner.name,), 1)).is_success
+        self._filled(owner, (owner.name,), 1)
 
     def _go_on(self, owner: Resident, auditor: Resident, dataset: str, request: str) -> None:
         """What the owner and the auditor do once the request is completed."""
@@ -175,23 +192,28 @@ class World:
         assert found["state"] == "queued"
 
     def _sealed(self, owner: Resident, shown: Iterable[str], count: int) -> str:
-        made = answered(owner.post("/datasets", {"name": self.marks.new(*shown)}))["id"]
-        readers = [each for each in shown if each == owner.name or each.startswith("auditor")]
-        assert owner.put_shard(made, self._tar(owner, readers, count)).is_success
+        made = self._filled(owner, shown, count)
         sealed = owner.post(f"/datasets/{made}/seal", headers={"Prefer": "wait=60"})
         assert answered(sealed)["state"] == "sealed", sealed.text
-        return str(made)
+        return made
 
-    def _tar(self, owner: Resident, readers: Iterable[str], count: int) -> Path:
-        return shard_of(owner.folder, [self._sample(readers) for _ in range(count)])
+    def _filled(self, owner: Resident, shown: Iterable[str], count: int) -> str:
+        """A data set with samples that its owner and auditors may read, and a name for all who are shown it."""
+        contents = Contents(self.marks.new(*shown))
+        made = str(answered(owner.post("/datasets", {"name": contents.name}))["id"])
+        readers = [each for each in shown if each == owner.name or each.startswith("auditor")]
+        samples = [self._sample(readers, contents.samples) for _ in range(count)]
+        assert owner.put_shard(made, shard_of(owner.folder, samples)).is_success
+        self.contents[made] = contents
+        return made
 
-    def _sample(self, readers: Iterable[str]) -> Sample:
-        names = tuple(readers)
+    def _sample(self, readers: Iterable[str], marks: set[str]) -> Sample:
+        named, told = (self.marks.new(*readers) for _ in range(2))
+        marks |= {named, told}
         out = io.BytesIO()
         pixels = np.frombuffer(self.marks.rng.randbytes(IMAGE_SIZE**2 * 3), dtype=np.uint8)
         Image.fromarray(pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 3)).save(out, "PNG")
-        key, caption = self.marks.new(*names), f"a picture of {self.marks.new(*names)}"
-        return make_sample(key, "png", out.getvalue(), label=1, caption=caption)
+        return make_sample(named, "png", out.getvalue(), label=1, caption=f"a picture of {told}")
 
 
 def answered(answer: httpx.Response) -> dict[str, Any]:

@@ -33,6 +33,8 @@ SHARED = ("pty", "mdl", "ckp")
 """What two data owners may see of each other's: the model that both are in, its owner, its checkpoints."""
 ISSUING = ("create_key", "rotate_key")
 """Operations that show a new key's secret, to whoever makes it, once."""
+SHARING = ("create_grant", "create_delegation")
+"""Operations after which another party may see a data set."""
 TURNED_AWAY = (401, 403, 405)
 SHOWN_CHARS = 1_500
 CONTEXT_CHARS = 500
@@ -70,6 +72,8 @@ class Judge:
             for failure in group.exceptions:
                 kind = f"{type(failure).__name__}: {failure.title}"
                 self.found(kind, case, name, f"{failure.message}\n{told(answer)}")
+        if answer.is_success and operation in SHARING:
+            self._note_shared(answer.json())
         for kind, what in self._leaks(operation, name, answer):
             self.found(kind, case, name, f"{what}\n{told(answer)}")
 
@@ -91,6 +95,13 @@ class Judge:
             return
         call = f"{case.method} {case.formatted_path} {case.query} as {name}\n{case.body!r:.800}"
         self.findings[place] = Finding(*place, f"{call}\n{what[:SHOWN_CHARS]}")
+
+    def _note_shared(self, made: dict[str, Any]) -> None:
+        if "auditor_id" in made:
+            for dataset in made["dataset_ids"]:
+                self.world.share(dataset, made["auditor_id"], samples=True)
+        else:
+            self.world.share(made["dataset_id"], made["party_id"], samples=False)
 
     def _leaks(self, operation: str, name: str, answer: httpx.Response) -> list[tuple[str, str]]:
         # Arrays hold their text four bytes a character.

@@ -94,7 +94,7 @@ class Sender:
         self.slowest = max(self.slowest, (time.perf_counter() - started, label_of(case.operation)))
         self.judge.look(name, case, answer, whole=whole)
         if answer.status_code == HTTPStatus.UNAUTHORIZED and "Authorization" in case.headers:
-            self.world.renew(name)
+            self.judge.seen_first[self.world.renew(name)] = name
         if "json" in answer.headers.get("content-type", ""):
             self._remember(name, answer.text)
         return Response.from_httpx(answer, verify=True)
