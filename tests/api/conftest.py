@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from expunge.api.app import create_app
 from expunge.api.connections import BoundedProtocol
+from expunge.evidence.signing import Signer
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.formats.shards import Sample, make_sample, write_shard
 from expunge.registry import checkpoints, comparisons, datasets, jobs, parties, waiting
@@ -56,6 +57,14 @@ def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Set
         max_shard_bytes=MAX_SHARD_BYTES,
         max_checkpoint_bytes=4 * 2**20,
     )
+
+
+@pytest.fixture(scope="module")
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where a new key lies, for modules whose settings name it."""
+    path = tmp_path_factory.mktemp("keys") / "key.pem"
+    Signer.create(path)
+    return str(path)
 
 
 @pytest.fixture(scope="module")

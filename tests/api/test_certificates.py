@@ -44,17 +44,8 @@ REPORT: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """With a signing key."""
-    folder = tmp_path_factory.mktemp("service")
-    Signer.create(folder / "key.pem")
-    return Settings(
-        database_url=database_url,
-        object_store=(folder / "objects").as_uri(),
-        work_dir=folder / "work",
-        device="cpu",
-        signing_key_file=str(folder / "key.pem"),
-    )
+def settings(settings: Settings, signing_key: str) -> Settings:
+    return settings.model_copy(update={"signing_key_file": signing_key})
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import delete, func, select, update
 from tests.api.conftest import ENCODER, Past, User, left_behind, problem_of
 from tests.api.test_checkpoints import weights_file
-from tests.registry.s3 import BUCKET, working_server
+from tests.registry.s3 import public_settings_of, working_server
 
 from expunge.client import Client, UnreachableError, sending, transport
 from expunge.client.problems import DoubtError
@@ -36,28 +36,10 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["directory", "s3"])
-def settings(
-    request: pytest.FixtureRequest, database_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     """Settings over a store that owners do not reach, and one that they do."""
-    folder = tmp_path_factory.mktemp("service")
-    stores: dict[str, dict[str, Any]] = {"directory": {"object_store": f"file://{folder}/objects"}}
-    if request.param == "s3":
-        endpoint = request.getfixturevalue("s3")
-        stores["s3"] = {
-            "object_store": f"s3://{BUCKET}",
-            "s3_endpoint": endpoint,
-            "s3_public_endpoint": endpoint.replace("127.0.0.1", "localhost"),
-            "s3_access_key": "key",
-            "s3_secret_key": "secret",
-        }
-    return Settings(
-        database_url=database_url,
-        work_dir=folder / "work",
-        device="cpu",
-        max_checkpoint_bytes=8 * MIB,
-        **stores[request.param],
-    )
+    s3 = public_settings_of(request.getfixturevalue("s3")) if request.param == "s3" else {}
+    return settings.model_copy(update={"max_checkpoint_bytes": 8 * MIB, **s3})
 
 
 @pytest.fixture

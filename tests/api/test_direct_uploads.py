@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 from tests.api.conftest import MAX_SHARD_BYTES, User, images, left_behind, problem_of, shard_of
-from tests.registry.s3 import BUCKET, working_server
+from tests.registry.s3 import public_settings_of, working_server
 
 from expunge.client import Client, UnreachableError, transport
 from expunge.client import datasets as client_datasets
@@ -24,19 +24,10 @@ from expunge.registry.tables import DirectUpload, PendingObject
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(settings: Settings) -> Iterator[Settings]:
     """Settings over an S3 store that owners reach."""
     with working_server() as endpoint:
-        yield Settings(
-            database_url=database_url,
-            object_store=f"s3://{BUCKET}",
-            s3_endpoint=endpoint,
-            s3_public_endpoint=endpoint.replace("127.0.0.1", "localhost"),
-            s3_access_key="key",
-            s3_secret_key="secret",
-            work_dir=tmp_path_factory.mktemp("service") / "work",
-            max_shard_bytes=MAX_SHARD_BYTES,
-        )
+        yield settings.model_copy(update=public_settings_of(endpoint))
 
 
 @pytest.fixture

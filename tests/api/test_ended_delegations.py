@@ -10,7 +10,6 @@ from tests.api.conftest import Cast, Past, User, problem_of
 from tests.api.test_audits import FILES, measured, record
 from tests.api.test_encodings import Case
 
-from expunge.evidence.signing import Signer
 from expunge.registry.database import Sessions
 from expunge.registry.settings import Settings
 from expunge.registry.tables import Delegation, Role
@@ -20,17 +19,8 @@ LISTS = ("/audits", "/datasets", "/encodings", "/requests")
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """With a signing key."""
-    folder = tmp_path_factory.mktemp("service")
-    Signer.create(folder / "key.pem")
-    return Settings(
-        database_url=database_url,
-        object_store=(folder / "objects").as_uri(),
-        work_dir=folder / "work",
-        device="cpu",
-        signing_key_file=str(folder / "key.pem"),
-    )
+def settings(settings: Settings, signing_key: str) -> Settings:
+    return settings.model_copy(update={"signing_key_file": signing_key})
 
 
 class Acting:

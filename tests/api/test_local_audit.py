@@ -29,11 +29,8 @@ OWN, RETAINED = 8, 80
 
 
 @pytest.fixture(scope="module")
-def settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """With a key that signs."""
-    path = tmp_path_factory.mktemp("keys") / "key.pem"
-    Signer.create(path)
-    return settings.model_copy(update={"signing_key_file": str(path)})
+def settings(settings: Settings, signing_key: str) -> Settings:
+    return settings.model_copy(update={"signing_key_file": signing_key})
 
 
 @dataclass

@@ -18,14 +18,8 @@ WAITING = {"Prefer": "wait=2"}
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("service")
-    return Settings(
-        database_url=database_url,
-        object_store=(folder / "objects").as_uri(),
-        work_dir=folder / "work",
-        open_calls_per_key=OPEN,
-    )
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"open_calls_per_key": OPEN})
 
 
 @pytest.fixture(scope="module")

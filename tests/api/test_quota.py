@@ -21,7 +21,7 @@ from tests.api.conftest import (
     shard_of,
 )
 from tests.api.test_checkpoints import weights_file
-from tests.registry.s3 import BUCKET, working_server
+from tests.registry.s3 import public_settings_of, working_server
 
 from expunge.formats.digests import content_digest, sha256_file
 from expunge.registry import direct_uploads, orphans, quota
@@ -36,17 +36,10 @@ LIMIT = 5 * SHARD_BYTES
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(settings: Settings) -> Iterator[Settings]:
     with working_server() as endpoint:
-        yield Settings(
-            database_url=database_url,
-            object_store=f"s3://{BUCKET}",
-            s3_endpoint=endpoint,
-            s3_public_endpoint=endpoint.replace("127.0.0.1", "localhost"),
-            s3_access_key="key",
-            s3_secret_key="secret",
-            work_dir=tmp_path_factory.mktemp("service") / "work",
-            stored_bytes_per_party=LIMIT,
+        yield settings.model_copy(
+            update={**public_settings_of(endpoint), "stored_bytes_per_party": LIMIT}
         )
 
 

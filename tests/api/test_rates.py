@@ -36,18 +36,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def settings(
-    database_url: str, tmp_path_factory: pytest.TempPathFactory, redis_url: str
-) -> Settings:
-    folder = tmp_path_factory.mktemp("service")
-    return Settings(
-        database_url=database_url,
-        redis_url=redis_url,
-        object_store=(folder / "objects").as_uri(),
-        work_dir=folder / "work",
-        reads_per_minute=READS,
-        writes_per_minute=WRITES,
-        failed_keys_per_minute=FAILURES,
+def settings(settings: Settings, redis_url: str) -> Settings:
+    return settings.model_copy(
+        update={
+            "redis_url": redis_url,
+            "reads_per_minute": READS,
+            "writes_per_minute": WRITES,
+            "failed_keys_per_minute": FAILURES,
+        }
     )
 
 

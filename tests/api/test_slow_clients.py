@@ -33,14 +33,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("service")
-    return Settings(
-        database_url=database_url,
-        object_store=(folder / "objects").as_uri(),
-        work_dir=folder / "work",
-        body_stall_seconds=STALL_SECONDS,
-        body_bytes_per_second=10_000,
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"body_stall_seconds": STALL_SECONDS, "body_bytes_per_second": 10_000}
     )
 
 

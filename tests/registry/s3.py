@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from minio import Minio
-from moto.s3.models import FakeKey
+from moto.s3.models import FakeKey, s3_backends
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
@@ -34,6 +34,17 @@ def settings_of(address: str, endpoint: str = "", **others: Any) -> Settings:
     )
 
 
+def public_settings_of(endpoint: str) -> dict[str, Any]:
+    """Fields of settings with a bucket that owners reach, at another address than the service."""
+    return {
+        "object_store": f"s3://{BUCKET}",
+        "s3_endpoint": endpoint,
+        "s3_public_endpoint": endpoint.replace("127.0.0.1", "localhost"),
+        "s3_access_key": "key",
+        "s3_secret_key": SecretStr("secret"),
+    }
+
+
 def client_of(endpoint: str) -> Minio:
     address = endpoint.removeprefix("http://")
     return Minio(endpoint=address, access_key="key", secret_key="secret", secure=False)
@@ -47,7 +58,8 @@ def free_port() -> int:
 
 @contextmanager
 def working_server() -> Iterator[str]:
-    """Address of a server with one bucket."""
+    """Address of a server with one empty bucket. One at a time: moto's servers in a process share their buckets."""
+    s3_backends.reset()
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     replaced: list[FakeKey] = []

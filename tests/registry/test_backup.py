@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from tests.conftest import text_of
 from tests.registry.conftest import House
 from tests.registry.keeping import Service, database, running
-from tests.registry.s3 import client_of, settings_of, working_server
+from tests.registry.s3 import BUCKET, settings_of, working_server
 
 from expunge.registry import (
     backup,
@@ -443,9 +443,7 @@ def test_a_bucket_is_backed_up_and_restored_as_a_directory_is(
     service: Service, fresh: Engine
 ) -> None:
     with working_server() as endpoint:
-        # Of its own: all of moto's servers in a process share what is in their buckets.
-        client_of(endpoint).make_bucket(bucket_name="restored")
-        bucket = S3Store(settings_of("s3://restored", endpoint), "restored")
+        bucket = S3Store(settings_of(f"s3://{BUCKET}", endpoint), BUCKET)
         service.backup()
         backup.restore(fresh, bucket, service.kept)
         assert set(bucket.keys()) == set(service.store.keys())

@@ -47,7 +47,7 @@ def archive(empty_tables: Sessions, directory_store: DirectoryStore, tmp_path: P
 
 @pytest.fixture
 def s3_archive(empty_tables: Sessions, endpoint: str, tmp_path: Path) -> Archive:
-    """An empty one, behind S3: all of moto's servers in a process have the same objects."""
+    """An empty one, behind S3."""
     client = client_of(endpoint)
     for found in client.list_objects(bucket_name=BUCKET, recursive=True):
         client.remove_object(bucket_name=BUCKET, object_name=found.object_name)
