@@ -91,7 +91,9 @@ def test_images_of_whose_kind_too_few_were_kept_are_told_so() -> None:
 
 def test_it_is_told_how_many_images_were_compared() -> None:
     told = verdict(0.1, 30, 512, outcome(0.0002, n=22), None)
-    assert told.sentence.startswith("The model changed for 22 of your 30 images more than")
+    assert told.sentence.startswith(
+        "The model changed for your 30 images (22 of them compared) more than"
+    )
 
 
 def test_one_image_is_spoken_of_as_one() -> None:

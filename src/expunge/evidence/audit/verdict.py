@@ -98,10 +98,9 @@ def too_late(n: int) -> Verdict:
 
 
 def _images(n: int, tested: int | None = None) -> str:
-    """Of so many all, or those that were compared."""
-    if tested is not None and tested < n:
-        return f"{tested:,} of your {n:,} images"
-    return f"your {n:,} images" if n > 1 else "your image"
+    """So many, and of how many of them it is said."""
+    compared = "" if tested is None or tested == n else f" ({tested:,} of them compared)"
+    return f"your {n:,} images{compared}" if n > 1 else "your image"
 
 
 def _shortfall(n: int, test: Test, power: Power | None) -> str:
