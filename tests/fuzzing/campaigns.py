@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain, cycle, product, zip_longest
@@ -128,7 +128,8 @@ class Campaign:
                 case = next(self._draws[label], None)
                 if case is None or self._refused[label, name] == REFUSALS:
                     break
-                answer = self._sender.send(case, name)
+                with _unchanged(case):
+                    answer = self._sender.send(case, name)
                 if answer is not None and answer.status_code in (
                     HTTPStatus.UNAUTHORIZED,
                     HTTPStatus.FORBIDDEN,
@@ -146,6 +147,16 @@ class Campaign:
         # A chain that begins like an earlier one may be answered otherwise: hypothesis gives up then.
         with suppress(hypothesis.errors.Flaky):
             machine.run(settings=_settings(self._plan.chains, stateful_step_count=STEPS))
+
+
+@contextmanager
+def _unchanged(case: Case) -> Iterator[None]:
+    """Take what a sender puts into a case out again: the next one would know ids of the one before."""
+    kept = {name: getattr(case, name) for name in ("path_parameters", "query", "body")}
+    kept["headers"] = case.headers.copy()
+    yield
+    for name, value in kept.items():
+        setattr(case, name, value)
 
 
 def _lists(document: dict[str, Any]) -> list[str]:
