@@ -47,7 +47,7 @@ test: install ## run all tests
 soak: install ## kill processes a hundred times and check what was promised (a quarter of an hour)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/soak.py --name $(SOAK_NAME) $(SOAK)
 
-fuzz: install ## send ten thousand generated calls and check every answer (some minutes)
+fuzz: install ## send 35,000 generated calls and check every answer (ten minutes)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/fuzz.py --name $(FUZZ_NAME) $(FUZZ)
 
 lint: install ## check style, formatting, types and import rules

@@ -244,7 +244,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, default=6)
-    parser.add_argument("--passes", type=int, default=10, help="alike; at least 2")
+    parser.add_argument("--passes", type=int, default=40, help="alike; at least 2")
     parser.add_argument("--edges", type=int, default=170, help="boundary values in a pass")
     parser.add_argument(
         "--draws", type=int, default=1, help="cases of a route by a caller in a pass"
