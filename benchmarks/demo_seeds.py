@@ -1,7 +1,7 @@
 """What the demo's audit says over several seeds, and what it says where nothing should be found.
 
 The demo's setting and images through the library alone, no service. Per seed: train, let Alignment
-Calibration forget both owners, audit each against the control. Beside it two checks from the same
+Calibration forget both owners, audit each against retained and control images. Beside it two checks from the same
 encoder: `other` (only the other owner is forgotten; should not be detected) and `fine_tune` (the
 retained images are trained on for as long; that is a weak way of forgetting). Accuracy is
 that of the 20 nearest training images, on the control images.

@@ -166,7 +166,7 @@ def _page(result: Mapping[str, Any]) -> str:
 all of it of `float32`; api, worker, clients, PostgreSQL and rclone's S3 server share the machine. All digests
 were compared, and the checkpoint is `ready`.
 
-| process | peak memory with some 200 MB, MiB | with {size / GIB:.2f} GiB, MiB |
+| process | peak memory with some 250 MB, MiB | with {size / GIB:.2f} GiB, MiB |
 |---|---|---|
 {memory}
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 from tests.api.conftest import User, images, left_behind, problem_of, shard_of
 from tests.api.test_slow_clients import answer, connected, head
@@ -186,3 +187,16 @@ def test_a_rest_of_the_disk_stays_free(
     free(0, total)
     with pytest.raises(NoSpace):
         Space(tmp_path).require(1)
+
+
+def test_readiness_tells_when_the_largest_shard_has_no_room(
+    anonymous: httpx.Client, settings: Settings, free: Callable[[int], None]
+) -> None:
+    def told() -> tuple[int, str]:
+        answer = anonymous.get("/readyz")
+        return answer.status_code, answer.json()["checks"]["work_dir"]
+
+    free(settings.max_shard_bytes - 1)
+    eventually(lambda: told() == (200, "warning"))
+    free(settings.max_shard_bytes)
+    eventually(lambda: told() == (200, "ok"))

@@ -46,11 +46,12 @@ MEANINGS = {
     404: "It does not exist, or it belongs to another party.",
     408: "The body came too slowly.",
     409: "It is in a state in which the call makes no sense.",
-    413: "The body is larger than the service accepts.",
+    413: "The body is larger than the service accepts, or than what the party may still store.",
     422: "A value breaks a rule; `errors` says where and what is allowed.",
-    429: "Too many calls in a minute, or the budget of the day is spent; `allowed` says what it is, "
-    "`Retry-After` when to go on.",
-    503: "A store of the service is away for now; try again after `Retry-After` seconds.",
+    429: "Too many calls in a minute or open at once, or the budget of the day is spent; `allowed` "
+    "says what it is, `Retry-After` when to go on.",
+    503: "For now a store is away, the disk has no room for an upload, or the service cannot sign; try "
+    "again after `Retry-After` seconds.",
 }
 """What the description says of each status."""
 

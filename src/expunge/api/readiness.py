@@ -5,7 +5,6 @@ All who ask within a second share one look, and a check that hangs has one threa
 
 import asyncio
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from expunge.api.metering import CHECKS
 from expunge.api.rates import RateLimits
+from expunge.api.space import Space
 from expunge.registry import fleet
 from expunge.registry.migration import fits
 from expunge.registry.objects import ObjectStore
@@ -185,5 +185,4 @@ def _compare_clocks(engine: Engine) -> None:
 def _require_room(folder: Path, bytes_: int) -> None:
     if not os.access(folder, os.W_OK):
         raise RuntimeError(f"{folder} cannot be written")
-    if (free := shutil.disk_usage(folder).free) < bytes_:
-        raise RuntimeError(f"{free} bytes are free in {folder}; a shard may have {bytes_}")
+    Space(folder).require(bytes_)

@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     )
     s3_public_endpoint: str = Field(
         default="",
-        description="The S3 endpoint as owners reach it, who then send shards to the store "
-        "themselves; empty: shards go through the service.",
+        description="The S3 endpoint as owners reach it, who then send shards and parts of "
+        "checkpoints to the store themselves; empty: all goes through the service.",
     )
     s3_ca_file: str = Field(
         default="",
@@ -66,7 +66,8 @@ class Settings(BaseSettings):
         default=3600,
         ge=1,
         le=7 * 24 * 3600,
-        description="So long an owner may send a shard to the S3 store and complete it.",
+        description="So long an owner may send a shard, or a checkpoint in parts, to the S3 store "
+        "and complete it.",
     )
     work_dir: Path = Field(
         default=Path("/var/tmp/expunge"),  # noqa: S108 - a default that operators override
@@ -74,8 +75,8 @@ class Settings(BaseSettings):
     )
     signing_key_file: str = Field(
         default="",
-        description="Private key (PEM, mode 0600) that signs tree heads and certificates; empty: "
-        "nothing is signed.",
+        description="Private key (PEM, mode 0600) that signs tree heads, certificates and receipts of "
+        "encodings; empty: nothing is signed.",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto",
@@ -108,7 +109,9 @@ class Settings(BaseSettings):
         default=30, gt=0, description="A job whose worker is silent for longer is given away."
     )
     max_attempts: int = Field(
-        default=3, ge=1, description="How often a job is started before it fails for good."
+        default=3,
+        ge=1,
+        description="So many crashes in a row that got no further end a job.",
     )
     retry_seconds: float = Field(
         default=2,

@@ -47,7 +47,7 @@ class Draw(Body):
 
 
 class NewAudit(Body):
-    """What to audit. Uses own samples and the model's control images only."""
+    """What to audit. Own samples are compared with retained and control images, of which only aggregates are told."""
 
     model_config = ConfigDict(
         json_schema_extra=example(request_id=f"req_{EXAMPLE_HEX}", matrix_size=64, views=10)
@@ -98,7 +98,7 @@ class Compared(BaseModel):
 
 
 class Audit(BaseModel):
-    """A black-box audit of one request by its owner."""
+    """A black-box audit of one request."""
 
     id: str = Field(examples=[f"aud_{EXAMPLE_HEX}"])
     request_id: str
@@ -115,7 +115,8 @@ class Audit(BaseModel):
     state: WorkState
     reason: str | None
     report: dict[str, Any] | None = Field(
-        description="Forgetting score, negative alignment, control, contrast and verdict."
+        description="Verdict, its test and power, and per level the statistics of own, retained and "
+        "control samples."
     )
     before: Compared
     after: Compared

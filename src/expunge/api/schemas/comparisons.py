@@ -128,7 +128,7 @@ class Comparison(ComparisonSummary):
         "recommended setting with the reason; `recommended` is null if every setting failed."
     )
     files: dict[str, str] | None = Field(
-        description="Addresses of tables, chart and per-sample scores by file name."
+        description="Addresses of tables, chart and spread of scores by file name."
     )
 
     @classmethod

@@ -40,7 +40,10 @@ def encode(
         list[str] | None, typer.Option("--sample", help="Only these samples; repeatable.")
     ] = None,
     views: Annotated[int | None, typer.Option(help="Random views per sample.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the views.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the views; without it the one of the service's own audits."),
+    ] = None,
     own_views: Annotated[
         Path | None, typer.Option(help="A tar of views that you made, instead of all the above.")
     ] = None,

@@ -49,8 +49,8 @@ def power_against_retrain(outcome: Outcome, n: int, effects: Mapping[Level, Effe
     The draws stand for what n samples do by chance, widened where the effect varies more from
     sample to sample; for other n it counts sqrt(n) times as much against them. Profile changes are
     taken to gain nothing. They do; so against the noise of a retrain too little is stated. Held
-    against exact retrains (MoCo, 246 images, 5 views, 40 owners each) of 2, 4, 8 and 16 samples:
-    23, 49, 84, 100 % stated, 30, 72, 93, 100 % found. An encoder that was only trained on changes
+    against exact retrains (MoCo, 246 images, 5 views, 40 owners each, without `p_used`) of 2, 4, 8
+    and 16 samples: 23, 49, 84, 100 % stated, 30, 72, 93, 100 % found. An encoder that was only trained on changes
     with less noise than a retrain: there 50, 73, 95, 100 % are stated.
     """
     spread, used = outcome.values.std(axis=0), outcome.used

@@ -163,7 +163,7 @@ class AuditReport:
     confidence: float
     verdict: Verdict
     test: Test | None
-    """None below 64 retained samples, or where none are of the own samples' kinds."""
+    """None below 64 retained samples, or where no own sample has 8 of its kind among them."""
     power: Power | None
     """None without a test or without a control."""
     membership: Membership | None

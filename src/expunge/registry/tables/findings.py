@@ -123,7 +123,7 @@ class Comparison(Table):
     """What is compared: data sets, candidates, seeds, Retrain."""
     result: Mapped[dict[str, Any] | None]
     objects: Mapped[dict[str, Any] | None]
-    """Object keys of tables, chart and per-sample scores by file name."""
+    """Object keys of tables, chart and spread of scores by file name."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     job: Mapped[Job] = relationship(lazy="joined", innerjoin=True)
