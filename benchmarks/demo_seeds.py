@@ -57,6 +57,7 @@ def row(seed: int, case: str, owner: str, report: AuditReport, scores: tuple[flo
         "case": case,
         "owner": owner,
         "verdict": report.verdict.code,
+        "p": report.test.p,
         "projector_fs_own": level.own.forgetting_score.mean,
         "projector_fs_control": level.control.forgetting_score.mean,
         "difference": contrast.forgetting_score.difference,
@@ -98,8 +99,9 @@ def run(seed: int) -> list[dict]:
         for owner, own in (("A", a), ("B", b)):
             if case == "other" and owner == "B":
                 continue
+            # What they are held against is never theirs, as in the service.
             report = audit(
-                base, after, own, retained=keep, control=control, views=SAMPLE.views, seed=seed
+                base, after, own, retained=retained, control=control, views=SAMPLE.views, seed=seed
             )
             rows.append(row(seed, case, owner, report, scores))
             print(json.dumps(rows[-1]), flush=True)
@@ -119,7 +121,7 @@ def main() -> None:
     (RESULTS / f"demo-seeds-{args.name}.json").write_text(json.dumps(result, indent=2) + "\n")
     lines = [
         f"| {r['case']} | {r['seed']} | {r['owner']} | {r['verdict'].replace('_', ' ')} "
-        f"| {r['projector_fs_own']:+.3f} | {r['projector_fs_control']:+.3f} "
+        f"| {r['p']:.4f} | {r['projector_fs_own']:+.3f} | {r['projector_fs_control']:+.3f} "
         f"| {r['difference']:+.3f} [{r['interval'][0]:+.3f}, "
         f"{r['interval'][1]:+.3f}] "
         f"| {100 * r['accuracy_before']:.1f} → {100 * r['accuracy_after']:.1f} |"
@@ -130,11 +132,12 @@ def main() -> None:
 {result["hardware"]}; torch {result["torch"]}; commit `{result["commit"]}`; {result["date"]}.
 
 `both`: the demo itself. `other`: only the other owner was forgotten. `fine_tune`: nobody was, but
-training went on with the retained images. Forgetting scores of projector outputs; the difference
+training went on with the retained images. p: of the test among retained images that the verdict goes by.
+Forgetting scores of projector outputs; the difference
 with its interval at 95 %; accuracy in % by {NEIGHBOURS} nearest neighbours.
 
-| case | seed | owner | verdict | own | control | own − control | accuracy |
-|---|---|---|---|---|---|---|---|
+| case | seed | owner | verdict | p | own | control | own − control | accuracy |
+|---|---|---|---|---|---|---|---|---|
 {chr(10).join(lines)}
 
     {result["command"]}
