@@ -100,11 +100,11 @@ def measure(before: Learner, after: Learner, data: Data, situation: str) -> Meas
     return Measured(levels, matrices, candidates, None)
 
 
-def powers(measured: Measured, seed: int, count: int) -> list[dict[str, Any]]:
+def powers(measured: Measured, seed: int, count: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """How many of so many random owners of each size the test finds, as the service draws."""
     rng = np.random.default_rng(seed)
     rows = []
-    for size in SIZES:
+    for size in sizes:
         owners = [rng.choice(measured.candidates, size, replace=False) for _ in range(count)]
         found = sum(measured.found(own, "matched", rng) for own in owners)
         rows.append({"size": size, "found": found, "owners": count})
@@ -153,12 +153,13 @@ def run(framework: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     labels = data.everything.labels
     result: dict[str, Any] = {"situations": {}}
     for situation in args.situations:
-        kept = kept_in / f"{situation}-{owners}.json"
+        sizes = "-".join(map(str, args.sizes))
+        kept = kept_in / f"{situation}-{owners}-of-{sizes}.json"
         if not kept.exists():
             after = maker.make(situation)
             measured = measure(before, after, data, situation)
             found = {
-                "powers": powers(measured, seed, owners),
+                "powers": powers(measured, seed, owners, args.sizes),
                 "kinds": kinds(measured, labels.numpy(), seed, owners),
                 "accuracy": accuracy(after, data),
             }
@@ -220,7 +221,8 @@ def plot(table: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
                 capsize=2,
             )
         axis.set_xscale("log", base=2)
-        axis.set_xticks(SIZES, [str(size) for size in SIZES])
+        sizes = sorted({row["size"] for rows in table.values() for row in rows})
+        axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.set_title(f"{title}: audits that say “forgotten”")
         axis.set_xlabel("images of the owner")
         axis.set_ylabel("% of audits")
@@ -253,7 +255,7 @@ def page(result: Mapping[str, Any], name: str) -> str:
         for what in ("powers", "kinds")
     )
     plot(owners, RESULTS / f"{name}.png")
-    sizes = " | ".join(str(size) for size in SIZES)
+    columns = [str(row["size"]) for row in owners[situations[0]]]
     accuracies = "\n".join(
         f"| {WORDS[situation]} | "
         + ", ".join(f"{100 * seed['situations'][situation]['accuracy']:.1f}" for seed in seeds)
@@ -278,8 +280,8 @@ others it is not.
 
 Columns: images of the owner.
 
-| situation | {sizes} |
-|---|{"---|" * len(SIZES)}
+| situation | {" | ".join(columns)} |
+|---|{"---|" * len(columns)}
 {_table(owners)}
 
 Owners of {KIND_SIZE} images of one class, held against draws from all samples (`plain`), and from those of the same
@@ -314,6 +316,12 @@ def main() -> None:
     parser.add_argument("--framework", choices=FRAMEWORKS, default="moco")
     parser.add_argument("--seeds", default="0", help="numbers, with commas between")
     parser.add_argument("--owners", type=int, default=200, help="of each size and situation")
+    parser.add_argument(
+        "--sizes",
+        type=lambda given: [int(each) for each in given.split(",")],
+        default=list(SIZES),
+        help="images of an owner",
+    )
     parser.add_argument(
         "--situations",
         type=lambda given: [each for each in WORDS if each in given.split(",")],
