@@ -26,11 +26,10 @@ from scipy.stats import binomtest
 
 from audit_situations.making import FOR_OTHERS, HONEST, OTHERS, WORDS, Data, Maker, load
 from audit_situations.making import SPECS as FRAMEWORKS
-from expunge.evidence.audit.auditing import RETAINED_A_SAMPLE
 from expunge.evidence.audit.looks import Pool
 from expunge.evidence.audit.outputs import Floats, Level, Outputs
 from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
-from expunge.evidence.audit.strata import matched_draws, strata, tested
+from expunge.evidence.audit.strata import RETAINED_A_SAMPLE, matched_draws, strata, tested
 from expunge.evidence.audit.verdict import ALPHA, found
 from expunge.unlearning.audit import DEFAULT_VIEWS, outputs
 from expunge.unlearning.data.image_set import ImageSet

@@ -48,6 +48,16 @@ def test_what_shows_in_the_projector_alone_is_no_removal() -> None:
     assert not found(0.01, 0.0502)
 
 
+def test_how_many_would_suffice_is_told_with_what_they_are_compared_with() -> None:
+    """A quarter as many own images as retained ones take part."""
+    told = verdict(0.1, 8, 512, outcome(0.4), power(0.5, 16))
+    assert told.sentence.endswith("; about 16 images would suffice for 90%.")
+    told = verdict(0.1, 8, 512, outcome(0.4), power(0.5, 250))
+    assert told.sentence.endswith(
+        "; about 250 images would suffice for 90%, among 1,000 that the model kept."
+    )
+
+
 def test_no_estimate_is_told_as_certain() -> None:
     told = verdict(0.1, 8, 512, outcome(0.4), power(1.0))
     assert told.code == "not_for_you"

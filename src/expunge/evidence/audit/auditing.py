@@ -15,7 +15,13 @@ from expunge.evidence.audit.permutation import Outcome, permute, plain_draws
 from expunge.evidence.audit.placing import null_quantiles
 from expunge.evidence.audit.power import membership, power_against_retrain, retrain_effect
 from expunge.evidence.audit.report import AuditReport, Draws, LevelReport, LookResult, Test
-from expunge.evidence.audit.strata import MIN_ALIKE, matched_draws, strata, tested
+from expunge.evidence.audit.strata import (
+    MIN_ALIKE,
+    RETAINED_A_SAMPLE,
+    matched_draws,
+    strata,
+    tested,
+)
 from expunge.evidence.audit.verdict import (
     ALPHA,
     ALPHA_USED,
@@ -27,11 +33,6 @@ from expunge.evidence.audit.verdict import (
 
 CONFIDENCE = 0.95
 Z_DIGITS = 2
-RETAINED_A_SAMPLE = 4
-"""Retained samples for each own one that is tested. With fewer, own samples of one kind are among themselves,
-or held against another kind: in simulations of five kinds that drift, nobody forgotten, 64 of one kind against
-64 others, 300 against 128 and 256 against 512 were found in 27, 5 and 7 % of cases with one, in 15, 5 and 5 % with
-four."""
 
 
 def audit(

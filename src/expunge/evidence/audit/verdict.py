@@ -5,7 +5,7 @@ others that it kept, in the way that forgetting does.
 """
 
 from expunge.evidence.audit.report import Power, Test, Verdict
-from expunge.evidence.audit.strata import MIN_ALIKE
+from expunge.evidence.audit.strata import MIN_ALIKE, RETAINED_A_SAMPLE
 from expunge.evidence.wording import percentage, probability
 
 ALPHA = 0.01
@@ -122,4 +122,6 @@ def _shortfall(n: int, test: Test, power: Power | None) -> str:
     )
     if power.samples_needed is None:
         return f"{rate}, and no number of images can be named that would suffice."
-    return f"{rate}; about {power.samples_needed:,} images would suffice for {power.target:.0%}."
+    kept = RETAINED_A_SAMPLE * power.samples_needed
+    among = f", among {kept:,} that the model kept" if kept > test.n_reference else ""
+    return f"{rate}; about {power.samples_needed:,} images would suffice for {power.target:.0%}{among}."

@@ -56,7 +56,6 @@ POWER = (
     "Estimated: how often this audit would notice that the model was honestly retrained without "
     "your images."
 )
-ENOUGH = " About {samples:,} images would suffice for {target:.0%}."
 TRACE = {
     True: "Even after the removal, views of your images look more alike to the model than those of "
     "images that it never saw, as views of images that it knows do.",
@@ -189,10 +188,7 @@ def _conclusions(report: Report) -> list[tuple[str, str, str]]:
             drawn += USED.format(p=probability(test["p_used"]), alpha=test["alpha_used"])
         found.append(("p-value", probability(test["p"]), drawn))
     if power:
-        enough = power["samples_needed"]
-        short = enough and power["power"] < power["target"]
-        needed = ENOUGH.format(samples=enough, target=power["target"]) if short else ""
-        found.append(("Power", percentage(power["power"]), POWER + needed))
+        found.append(("Power", percentage(power["power"]), POWER))
     if membership:
         seen = TRACE[membership["p"] <= TRACE_ALPHA]
         found.append(("Trace left", f"p = {probability(membership['p'])}", seen))
