@@ -295,3 +295,14 @@ def test_a_table_reads_back_to_the_same_matrix_and_keys(keys: list[str]) -> None
 def test_no_key_begins_like_a_formula(key: str) -> None:
     assert guarded(key) == f"'{key}"
     assert guarded(f"a{key}") == f"a{key}"
+
+
+def test_the_gap_of_one_image_is_never_without_what_it_lies_between() -> None:
+    _, bundle = scene(1)
+    alone, all_three = (figure_of(bundle, panels=panels) for panels in (("gap",), WHICH))
+    bars = [
+        [bar.get_bbox().bounds for axes in each.axes for bar in axes.patches]
+        for each in (alone, all_three)
+    ]
+    assert bars[0] == bars[1]
+    assert len(bars[0]) == len(WHICH)

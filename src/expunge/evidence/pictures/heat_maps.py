@@ -282,8 +282,9 @@ class _Drawing:
     def _value_bars(
         self, sheet: Sheet, left: float, top: float, values: dict[Which, float]
     ) -> None:
-        """The values on one axis: before and after from zero, the gap as the piece between them."""
-        names = [PANEL_TITLES[which] for which in self.panels]
+        """The values on one axis: before and after from zero, the gap as the piece between them, never alone."""
+        panels = WHICH if "gap" in self.panels else self.panels
+        names = [PANEL_TITLES[which] for which in panels]
         start = left + max(text_width(name, TEXT_PT) for name in names) + 0.12
         room = text_width("+0.000", SUBHEADING_PT, bold=True) + 0.12
         tall = PORTRAIT - line_height(SMALL_PT) * 2 - 0.22
@@ -294,10 +295,10 @@ class _Drawing:
             "gap": (values["after"], values["before"]),
         }
         low = min(0.0, values["before"], values["after"])
-        for row, which in enumerate(self.panels):
+        for row, which in enumerate(panels):
             first, last = spans[which]
             axes.barh(row, last - first, left=first, height=0.55, color=_bar_colour(which, values))
-            middle = top + (row + 0.5) * tall / len(self.panels)
+            middle = top + (row + 0.5) * tall / len(panels)
             value = number(values[which], "+.3f" if which == "gap" else ".3f")
             for text, right, points in (
                 (PANEL_TITLES[which], start - 0.12, TEXT_PT),
@@ -305,7 +306,7 @@ class _Drawing:
             ):
                 raised = middle - points / POINTS_PER_INCH / 2
                 sheet.write(text, right, raised, points=points, bold=text == value, align="right")
-        axes.set(xlim=(low, 1.0), ylim=(len(self.panels) - 0.5, -0.5), yticks=[])
+        axes.set(xlim=(low, 1.0), ylim=(len(panels) - 0.5, -0.5), yticks=[])
         at = ticks(low, 1.0)
         axes.set_xticks(at, [number(value, ".3g") for value in at], fontsize=SMALL_PT)
         axes.tick_params(length=2, width=0.6, pad=2)
