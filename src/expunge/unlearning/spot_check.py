@@ -99,7 +99,9 @@ def _outputs(
     make: ViewMaker | None = None
     if encoded.seed is None:
         if tar is None:
-            raise BadEncoding("its views were made at home; give the tar that was sent")
+            raise BadEncoding(
+                "its views were made at home; give the tar that was sent (--own-views)"
+            )
         make = _given(learner, keys, tar).several
         images = replace(images, ids=torch.arange(len(images)))
     found = stream_outputs(

@@ -16,6 +16,8 @@ from expunge.evidence.audit.report import AuditReport, NullQuantiles, PlacedName
 Array = NDArray[np.float64]
 
 PERCENTILES = (0.5, 1.0, 2.5, 5.0, 25.0, 50.0, 75.0, 95.0, 97.5, 99.0, 99.5)
+SHARE_DIGITS = 6
+"""Shares are of a few decimals; what arithmetic adds to them is no part of the answer."""
 CHUNK_NUMBERS = 4_000_000
 """Looked up or multiplied at a time: 32 MB."""
 GROUP = 8
@@ -81,7 +83,8 @@ def place(own: AuditReport, quantiles: NullQuantiles) -> dict[Level, dict[str, l
 def bounds_of_all(places: Mapping[Level, Mapping[str, list[float]]]) -> list[float]:
     """Bounds of one p-value for all statistics together (Bonferroni)."""
     each = [bounds for statistics in places.values() for bounds in statistics.values()]
-    return [min(1.0, len(each) * min(bounds[end] for bounds in each)) for end in (0, 1)]
+    ends = [min(1.0, len(each) * min(bounds[end] for bounds in each)) for end in (0, 1)]
+    return [round(end, SHARE_DIGITS) for end in ends]
 
 
 def pair_means(matrix: Floats, draws: NDArray[np.int64]) -> Array:
@@ -143,9 +146,8 @@ def _bounds(value: float, quantiles: Array, shares: Array, *, two_sided: bool) -
     """From the two quantiles that the value lies between."""
     below = int(np.searchsorted(quantiles, value, side="right"))
     edges = np.concatenate([[0.0], shares, [1.0]])
-    upper = [1 - edges[below + 1], 1 - edges[below]]
-    if not two_sided:
-        return [float(share) for share in upper]
-    lower = [edges[below], edges[below + 1]]
-    ends = [min(2 * min(pair), 1.0) for pair in zip(upper, lower, strict=True)]
-    return [float(end) for end in ends]
+    ends = [1 - edges[below + 1], 1 - edges[below]]
+    if two_sided:
+        lower = [edges[below], edges[below + 1]]
+        ends = [min(2 * min(pair), 1.0) for pair in zip(ends, lower, strict=True)]
+    return [round(float(end), SHARE_DIGITS) for end in ends]
