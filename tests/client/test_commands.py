@@ -197,3 +197,21 @@ def test_a_parameter_that_is_no_pair_is_refused(service: Service, ada: str) -> N
     result = run(service, ada, *arguments, "--param", "beta")
     assert result.exit_code == 1
     assert "'beta' is not of the form name=value" in result.output
+
+
+def test_the_audit_of_a_certificate_is_written_as_verify_takes_it(
+    service: Service, ada: str, tmp_path: Path
+) -> None:
+    request = service.outcome.owners[0].request.id
+    paper, key, report = (tmp_path / name for name in ("paper.json", "key.pem", "audit.json"))
+    kept = ("--out", str(paper), "--report", str(report))
+    written = run(service, ada, "certificate", request, *kept)
+    assert written.exit_code == 0, written.output
+    assert run(service, ada, "signing-keys", "--save", str(key)).exit_code == 0
+    given = (str(paper), "--key", str(key), "--report", str(report))
+    checked = answer(run(service, None, "verify", *given, "--json"))
+    links = checked["links"]
+    assert isinstance(links, list)
+    assert {link["name"]: link["status"] for link in links}["audit"] == "OK"
+    report.write_text(report.read_text().replace('"n_own": 10', '"n_own": 11'))
+    assert run(service, None, "verify", *given).exit_code == 1

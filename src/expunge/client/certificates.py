@@ -11,7 +11,7 @@ from expunge.client.calls import Calls, get, pages
 from expunge.client.log import LogRow
 from expunge.client.problems import ProblemError
 from expunge.client.transport import Body
-from expunge.evidence.certificate import Statement
+from expunge.evidence.certificate import Predicate, Statement
 from expunge.evidence.heads import Head
 from expunge.evidence.manifest import Manifest
 from expunge.evidence.signing import unverified
@@ -44,8 +44,7 @@ class CertificateCalls(Calls):
 
     def certified_rows(self, request_id: str, certificate: bytes) -> list[LogRow]:
         """What the log says of the request, each row proven under the tree head of its certificate."""
-        told = Statement.model_validate_json(unverified(json.loads(certificate))).predicate
-        size = Head.parse(unverified(told.log.head)).size
+        size = Head.parse(unverified(told(certificate).log.head)).size
         rows = pages(
             self._transport, "/log", LogRow.model_validate, {"subject": request_id, "size": size}
         )
@@ -54,6 +53,11 @@ class CertificateCalls(Calls):
     def manifest(self, job_id: str) -> Manifest:
         """All that decided what a job's run gave, for whoever is to repeat it."""
         return Manifest.model_validate(get(self._transport, f"/jobs/{job_id}/manifest"))
+
+
+def told(certificate: bytes) -> Predicate:
+    """What a certificate says, which nobody has checked here."""
+    return Statement.model_validate_json(unverified(json.loads(certificate))).predicate
 
 
 def _sealed(call: Callable[[], httpx.Response]) -> bytes:

@@ -1,6 +1,7 @@
 """The numbers of an audit as typed objects; `expunge.evidence.audit` says what they mean."""
 
 from datetime import datetime
+from typing import Any
 
 from expunge.client.resources import Resource
 
@@ -181,3 +182,7 @@ class Audit(Resource):
     page: str | None = None
     created_at: datetime
     finished_at: datetime | None = None
+
+    def as_told(self) -> dict[str, Any]:
+        """As the service told it, member by member: certificates hold the digest of the report."""
+        return self.model_dump(mode="json", exclude_unset=True)

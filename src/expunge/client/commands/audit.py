@@ -113,8 +113,7 @@ def audit(
 def _tell(session: Session, done: Audit, report: AuditReport, out: Path | None) -> None:
     saved = save_pictures(session, done, out) if out is not None else []
     if session.as_json:
-        # As the service told it, member by member: certificates hold the digest of the report.
-        session.print_json(done.model_dump(mode="json", exclude_unset=True))
+        session.print_json(done.as_told())
         return
     for level in LEVELS:
         if level in report.levels:

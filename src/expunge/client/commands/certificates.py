@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from expunge.client.commands.session import AsJson, Session, command, fail
+from expunge.client.certificates import told
+from expunge.client.commands.session import AsJson, CommandError, Session, command, fail
+from expunge.client.reports import Audit
 from expunge.evidence.signing import PublicKey, UnusableKey
 from expunge.evidence.verification import Given, Link, rows_file, verified
 from expunge.formats.digests import sha256_file
@@ -42,6 +44,10 @@ def certificate(
             help="Also write the log's rows about the request, with proofs, to this file."
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write the audit that it relies on, whole, to this file."),
+    ] = None,
 ) -> None:
     """Get the certificate of a completed request: what was done, signed, for you to keep.
 
@@ -53,6 +59,8 @@ def certificate(
     if rows is not None:
         found = session.client.certified_rows(request, content)
         rows.write_bytes(rows_file([each.model_dump(mode="json") for each in found]))
+    if report is not None:
+        report.write_text(json.dumps(_relied_on(session, request, content).as_told()))
     if session.as_json:
         session.out.print(content.decode(), soft_wrap=True, highlight=False, markup=False)
         return
@@ -60,6 +68,17 @@ def certificate(
     path.write_bytes(content)
     session.out.print(_table(verified(content, Given())))
     session.out.print(f"[dim]{path}; check it: expunge verify {path} --key FILE", highlight=False)
+
+
+def _relied_on(session: Session, request: str, certificate: bytes) -> Audit:
+    """The audit of a certificate, which is usually the service's own."""
+    found = told(certificate).audit
+    if found is None:
+        raise CommandError(
+            "the certificate relies on no audit, so there is none for --report; make one with "
+            f"`expunge audit {request}`, then have it certified with --renew"
+        )
+    return session.client.get_audit(found.id)
 
 
 def signing_keys(
@@ -96,7 +115,9 @@ def verify(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="An audit, as `expunge audit --json` wrote it: is it the certificate's?"),
+        typer.Option(
+            help="The audit, as `certificate --report` wrote it: is it the certificate's?"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
