@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from tests.worker.lab import Lab, World, eventually
 
 from expunge.embedded.redis import Redis
+from expunge.evidence.manifest import code, revision
 from expunge.registry import jobs
 from expunge.registry.tables import JobKind
 from expunge.worker.context import Context
@@ -37,6 +38,18 @@ def runner(lab: Lab) -> Iterator[Runner]:
     found.wake()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_worker_tells_the_revision_that_it_started_with(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision.cache_clear()
+    monkeypatch.setenv("EXPUNGE_REVISION", "v1")
+    Runner(Context(lab.settings, lab.sessions, lab.store), [])
+    monkeypatch.setenv("EXPUNGE_REVISION", "v2")
+    told = code()
+    revision.cache_clear()
+    assert told.endswith("revision v1")
 
 
 def test_an_unforeseen_error_does_not_end_the_worker(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from expunge.evidence.manifest import revision
 from expunge.registry import jobs, spans, waiting
 from expunge.registry.jobs import Failure, Lease
 from expunge.registry.migration import SchemaUnfit, require_fit
@@ -53,6 +54,8 @@ class Runner:
         labels: Collection[str] = (),
     ) -> None:
         """`labels` are what this worker offers to models that ask for some."""
+        # Read while it is that of this process: the checkout that it runs from may move on.
+        revision()
         self._context = context
         self._kinds = kinds
         self._labels = labels
