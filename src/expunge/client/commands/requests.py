@@ -119,6 +119,6 @@ def _watch(session: Session, request_id: str) -> None:
     if not session.as_json:
         _show(session, request)
         if request.result is not None:
-            session.out.print(f"[dim]Next: expunge audit {request_id}")
+            session.hint(f"Next: expunge audit {request_id}")
     if ended.state != "completed":
         raise CommandError(f"the request is {ended.state}: {request.reason or 'no reason given'}")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -67,9 +68,14 @@ class Session:
         for name, value in resource.model_dump(mode="json").items():
             if value not in (None, [], {}):
                 table.add_row(f"[bold]{name}", Text(_text(value)))
-        self._print_whole(table)
+        print_whole(self.out, table)
         if hint:
-            self.out.print(f"[dim]{hint}")
+            self.hint(hint)
+
+    def hint(self, text: str) -> None:
+        """Print what to do next, on one line also in a narrow terminal: commands in it are there to be copied."""
+        if not self.as_json:
+            self.out.print(f"[dim]{escape(text)}", highlight=False, soft_wrap=True)
 
     def show_list(self, resources: Iterable[BaseModel], columns: Iterable[Column]) -> None:
         """Print a list: a table with these columns, or a JSON array of everything."""
@@ -83,7 +89,7 @@ class Session:
             table.add_column(title, overflow="fold")
         for item in items:
             table.add_row(*(Text(_text(pick(item))) for _, pick in picks))
-        self._print_whole(table if items else "[dim]none")
+        print_whole(self.out, table if items else "[dim]none")
 
     def show_table(self, resources: Iterable[BaseModel], render: Callable[..., Any]) -> None:
         """Print resources as `render` draws them, or as a JSON array of everything."""
@@ -91,20 +97,27 @@ class Session:
         if self.as_json:
             self.print_json([item.model_dump(mode="json") for item in items])
         else:
-            self._print_whole(render(items) if items else "[dim]none")
-
-    def _print_whole(self, renderable: RenderableType) -> None:
-        """Print so that a file or another program gets every id and name on one line, however long it is."""
-        if self.out.is_terminal:
-            self.out.print(renderable)
-            return
-        measured = self.out.measure(renderable, options=self.out.options.update(width=LONGEST_LINE))
-        width = max(measured.maximum, self.out.width)
-        Console(file=self.out.file, width=width).print(renderable)
+            print_whole(self.out, render(items) if items else "[dim]none")
 
     def print_json(self, value: Any) -> None:
         """One JSON value on one line."""
         self.out.print(json.dumps(value), soft_wrap=True, highlight=False, markup=False)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where a command prints; lines are broken in a terminal alone."""
+    made = Console(stderr=stderr)
+    made.soft_wrap = not made.is_terminal
+    return made
+
+
+def print_whole(out: Console, renderable: RenderableType) -> None:
+    """Print so that a file or another program gets every id and name on one line, however long it is."""
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    measured = out.measure(renderable, options=out.options.update(width=LONGEST_LINE))
+    Console(file=out.file, width=max(measured.maximum, out.width)).print(renderable)
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -146,7 +159,7 @@ def run_session(
     """Run a command's function; what goes wrong is said on stderr."""
     try:
         with Client(url, key) as client:
-            function(Session(client, Console(), as_json))
+            function(Session(client, console(), as_json))
     except ProblemError as error:
         if as_json:
             document = {"type": error.type, "status": error.status, "title": error.title}
@@ -171,10 +184,8 @@ def run_session(
 
 def fail(message: str, *, plain: bool = False) -> None:
     """Print why on stderr and end with status 1."""
-    console = Console(stderr=True)
-    prefix = "" if plain else "[bold red]Error:[/] "
-    console.print(prefix, end="")
-    console.print(message, markup=False, highlight=False, soft_wrap=plain)
+    text = Text(message) if plain else Text.assemble(("Error:", "bold red"), f" {message}")
+    console(stderr=True).print(text, soft_wrap=plain or None)
     raise typer.Exit(1)
 
 
