@@ -11,6 +11,7 @@ from click.testing import Result
 from hypothesis import HealthCheck, settings
 from hypothesis import given as over
 from hypothesis import strategies as st
+from rich.text import Text
 from tests.evidence.papers import REPORT, WEIGHTS, Paper, new_signer, paper, rows, shown
 from typer.testing import CliRunner
 
@@ -185,3 +186,16 @@ def test_files_that_are_something_else_are_answered_without_a_traceback(
         assert result.exit_code == 1
         assert isinstance(result.exception, SystemExit)
         assert "Error:" in result.stderr
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_narrow_terminal_shows_key_ids_complete(
+    issued: Paper, files: dict[str, Path], *, terminal: bool
+) -> None:
+    env = {"COLUMNS": "60"} | ({"FORCE_COLOR": "1"} if terminal else {})
+    given = ["verify", str(files["certificate"]), "--key", str(files["key"])]
+    shown_text = CliRunner(env=env).invoke(build_app(), given).stdout
+    text = Text.from_ansi(shown_text).plain
+    assert issued.chain[0].key_id in "".join(text.split())
+    assert "…" not in text
+    assert (max(map(len, text.splitlines())) <= 60) is terminal

@@ -1,6 +1,7 @@
 """The command line against the real service."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from expunge.client.cli import build_app
 from expunge.client.reports import AuditReport
+from expunge.evidence.signing import Signer
 
 WIDE = {"COLUMNS": "200"}
 
@@ -213,5 +215,25 @@ def test_the_audit_of_a_certificate_is_written_as_verify_takes_it(
     links = checked["links"]
     assert isinstance(links, list)
     assert {link["name"]: link["status"] for link in links}["audit"] == "OK"
+    renewed = run(service, ada, "certificate", request, "--renew", *kept).stdout
+    assert re.search(r"Nothing is new: edition \d+ of \S+ UTC stands\.", renewed)
+    assert "Nothing is new" not in written.stdout
     report.write_text(report.read_text().replace('"n_own": 10', '"n_own": 11'))
     assert run(service, None, "verify", *given).exit_code == 1
+
+
+def test_a_signing_key_is_saved_once_and_never_over_another(
+    service: Service, tmp_path: Path
+) -> None:
+    first = service.operator.signing_keys()[0]
+    save = ("signing-keys", "--save", str(path := tmp_path / "service.pem"))
+    assert f"{path}: key {first.key_id}" in run(service, None, *save).stdout
+    assert path.read_text() == first.public_key
+    assert f"{path} holds that key already: {first.key_id}" in run(service, None, *save).stdout
+    other = Signer.create(tmp_path / "other.pem").public_key
+    for content, said in ((other.pem, f"it holds key {other.id}"), ("mine", "holds no public key")):
+        path.write_text(content)
+        refused = run(service, None, *save)
+        assert (refused.exit_code, path.read_text()) == (1, content)
+        for part in ("is left as it is", said, first.key_id):
+            assert part in " ".join(refused.stderr.split())

@@ -1,6 +1,7 @@
 """`expunge certificate`, `signing-keys` and `verify`: papers about removals, and checking them without the service."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.client.certificates import told
-from expunge.client.commands.session import AsJson, CommandError, Session, command, fail
+from expunge.client.commands.session import (
+    AsJson,
+    CommandError,
+    Session,
+    command,
+    fail,
+    print_whole,
+)
+from expunge.client.problems import DoubtError
 from expunge.client.reports import Audit
-from expunge.evidence.signing import PublicKey, UnusableKey
+from expunge.evidence.signing import BadSignature, PublicKey, UnusableKey
+from expunge.evidence.succession import KnownKey
 from expunge.evidence.verification import Given, Link, rows_file, verified
 from expunge.formats.digests import sha256_file
 
@@ -53,8 +63,7 @@ def certificate(
 
     Example: expunge certificate req_… && expunge verify req_….certificate.json --key service.pem
     """
-    if renew:
-        session.client.renew_certificate(request)
+    stands = renew and _stands(session, request)
     content = session.client.certificate(request, edition=edition)
     if rows is not None:
         found = session.client.certified_rows(request, content)
@@ -66,8 +75,19 @@ def certificate(
         return
     path = out or Path(f"{request}.certificate.json")
     path.write_bytes(content)
-    session.out.print(_table(verified(content, Given())))
-    session.out.print(f"[dim]{path}; check it: expunge verify {path} --key FILE", highlight=False)
+    print_whole(session.out, _table(verified(content, Given())))
+    if stands:
+        session.out.print(stands, highlight=False)
+    session.hint(f"{path}; check it: expunge verify {path} --key FILE")
+
+
+def _stands(session: Session, request: str) -> str | None:
+    """Ask for a further edition; what to say if there is nothing new for one."""
+    before = session.client.certificate(request)
+    if session.client.renew_certificate(request) != before:
+        return None
+    found = told(before)
+    return f"Nothing is new: edition {found.edition} of {found.issued_at[:16]} UTC stands."
 
 
 def _relied_on(session: Session, request: str, certificate: bytes) -> Audit:
@@ -85,7 +105,10 @@ def signing_keys(
     session: Session,
     *,
     save: Annotated[
-        Path | None, typer.Option(help="Write the first key, from which all others follow, here.")
+        Path | None,
+        typer.Option(
+            help="Write the first key, from which all others follow, here; never over another."
+        ),
     ] = None,
 ) -> None:
     """List the keys that the service signs with. Keep one: it proves every later certificate.
@@ -93,11 +116,41 @@ def signing_keys(
     Needs no API key. Compare its id with one that you were told another way.
     """
     found = session.client.signing_keys()
-    if save is not None:
-        if not found:
-            fail("this service has not signed anything yet")
-        save.write_text(found[0].public_key)
+    kept = None if save is None else _keep(save, found)
     session.show_list(found, [("id", lambda key: key.key_id), ("since", lambda key: key.since)])
+    if kept:
+        session.hint(kept)
+
+
+def _keep(path: Path, keys: Sequence[KnownKey]) -> str:
+    """Write the first key unless something else is there, which may be what somebody trusts; what was done."""
+    if not keys:
+        raise CommandError("this service has not signed anything yet")
+    try:
+        first = keys[0].parsed()
+    except BadSignature as error:
+        raise DoubtError(str(error)) from error
+    try:
+        with path.open("x") as file:
+            file.write(first.pem)
+    except FileExistsError:
+        held = _held(path)
+        if held == first.id:
+            return f"{path} holds that key already: {held}"
+        raise CommandError(
+            f"{path} is left as it is: it holds {f'key {held}' if held else 'no public key'}, and "
+            f"the service's first key is {first.id}. If it is another service, save its key in "
+            "another file; if not, ask its operator, another way than this, which key is right"
+        ) from None
+    return f"{path}: key {first.id}"
+
+
+def _held(path: Path) -> str | None:
+    """The id of the key in a file, if there is one."""
+    try:
+        return PublicKey.from_pem(path.read_bytes()).id
+    except UnusableKey:
+        return None
 
 
 def verify(
@@ -140,7 +193,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps({"ok": not broken, "links": [asdict(link) for link in links]}))
     else:
-        Console().print(_table(links))
+        print_whole(Console(), _table(links))
     if broken:
         raise typer.Exit(1)
 
@@ -155,6 +208,9 @@ def _audit(path: Path) -> Any:
 
 def _table(links: list[Link]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
+    for _ in ("status", "link"):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for link in links:
         name = Text(link.name, "bold")
         table.add_row(Text(link.status, COLOURS[link.status]), name, Text(link.message))
