@@ -62,7 +62,7 @@ def test_it_shows_every_setting_and_the_recommended_one_with_the_reason(
     scene: Scene, shown: tuple[str, Path]
 ) -> None:
     text, _ = shown
-    assert f"if you leave: expunge comparisons show {made_by_the_command(scene).id}" in text
+    assert f"if you leave: expunge comparisons watch {made_by_the_command(scene).id}" in text
     assert "succeeded" in text
     for label in ("Before", "beta=0)", "beta=8)", "fine_tune (epochs=1, batch_size=16)"):
         assert label in text
@@ -85,6 +85,29 @@ def test_a_finished_comparison_can_be_shown_again(
     again = answer(run(service, scene.secret, "comparisons", "show", found.id, "--json"))
     assert again["state"] == "succeeded"
     assert again["result"] == json.loads((shown[1] / "table.json").read_text())
+    watched = answer(run(service, scene.secret, "comparisons", "watch", found.id, "--json"))
+    assert watched == again
+
+
+def test_an_unfinished_comparison_is_shown_as_it_is_and_not_waited_for(
+    service: Service, scene: Scene, tmp_path: Path
+) -> None:
+    methods = [{"method": "fine_tune", "params": {"epochs": 500, "batch_size": 16}}]
+    started = scene.client.comparisons.create(scene.model, [scene.dataset], methods, wait=False)
+    try:
+        told = answer(run(service, scene.secret, "comparisons", "show", started.id, "--json"))
+        assert told["state"] in {"queued", "running"}
+        plain = run(service, scene.secret, "comparisons", "show", started.id)
+        assert (plain.exit_code, f"comparison {started.id}: " in plain.stdout) == (0, True)
+        assert f"Next: expunge comparisons watch {started.id}" in plain.stdout
+        saving = ("show", started.id, f"--out={tmp_path}")
+        refused = run(service, scene.secret, "comparisons", *saving)
+        assert (refused.exit_code, "nothing of it to save" in refused.stderr) == (1, True)
+    finally:
+        scene.client.comparisons.cancel(started.id)
+    ended = run(service, scene.secret, "comparisons", "show", started.id)
+    assert (ended.exit_code, "cancelled" in ended.stdout) == (0, True)
+    assert run(service, scene.secret, "comparisons", "watch", started.id).exit_code == 1
 
 
 def test_the_sdk_reads_tables_and_chart(

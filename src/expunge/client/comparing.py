@@ -30,6 +30,12 @@ def follow(comparisons: Iterable[Comparison], console: Console) -> Comparison | 
     return last
 
 
+def standing(comparison: Comparison) -> list[str]:
+    """Where an unfinished comparison is now."""
+    progress = comparison.progress
+    return [_state(comparison), *([] if progress is None else [_runs(progress)])]
+
+
 def describe(progress: RunProgress) -> str:
     """What runs now, in words."""
     seed = "" if progress.seed is None else f", seed {progress.seed}"
@@ -131,12 +137,19 @@ def _as_lines(comparisons: Iterable[Comparison], console: Console) -> Iterator[C
     for comparison in comparisons:
         if comparison.state != state:
             state = comparison.state
-            why = f": {comparison.reason}" if comparison.reason else ""
-            line = f"  comparison {comparison.id}: {state}{why}"
+            line = f"  {_state(comparison)}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif comparison.progress is not None and time.monotonic() >= next_line:
             next_line = time.monotonic() + LOG_LINE_EVERY_SECONDS
-            progress = comparison.progress
-            line = f"  {progress.done} of {progress.total} runs; {describe(progress)}"
+            line = f"  {_runs(comparison.progress)}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         yield comparison
+
+
+def _state(comparison: Comparison) -> str:
+    why = f": {comparison.reason}" if comparison.reason else ""
+    return f"comparison {comparison.id}: {comparison.state}{why}"
+
+
+def _runs(progress: RunProgress) -> str:
+    return f"{progress.done} of {progress.total} runs; {describe(progress)}"

@@ -14,8 +14,9 @@ from expunge.client.commands.session import (
     setting,
     value_of,
 )
-from expunge.client.comparing import follow, result_table
-from expunge.client.comparisons import Comparison
+from expunge.client.comparing import follow, result_table, standing
+from expunge.client.comparisons import Comparison, ComparisonResult
+from expunge.client.resources import FINAL_COMPARISON_STATES
 
 app = typer.Typer(no_args_is_help=True, help="Comparisons of methods (model owners).")
 
@@ -103,9 +104,7 @@ def compare(
         protocol=protocol,  # type: ignore[arg-type]  # the service says which there are
         wait=False,
     )
-    if not session.as_json:
-        line = f"It goes on if you leave: expunge comparisons show {started.id}"
-        session.out.print(f"[dim]{line}", highlight=False, soft_wrap=True)
+    session.hint(f"It goes on if you leave: expunge comparisons watch {started.id}")
     _finish(session, started.id, out)
 
 
@@ -127,7 +126,25 @@ def list_(session: Session) -> None:
 
 @command(app, "show")
 def show(session: Session, comparison: ComparisonId, *, out: Out = None) -> None:
-    """Show one comparison, following it to its end first; status 1 if it does not succeed."""
+    """Show one comparison as it is now: its table when it has succeeded."""
+    found = session.client.comparisons.get(comparison)
+    if found.result is not None:
+        _show(session, found, found.result, out)
+        return
+    if out is not None:
+        raise CommandError(f"the comparison is {found.state}; there is nothing of it to save")
+    if session.as_json:
+        session.print_json(found.model_dump(mode="json"))
+        return
+    for line in standing(found):
+        session.out.print(line, highlight=False, markup=False)
+    if found.state not in FINAL_COMPARISON_STATES:
+        session.hint(f"Next: expunge comparisons watch {found.id}")
+
+
+@command(app, "watch")
+def watch(session: Session, comparison: ComparisonId, *, out: Out = None) -> None:
+    """Follow a comparison until it ends, then show it; status 1 if it does not succeed."""
     _finish(session, comparison, out)
 
 
@@ -156,11 +173,15 @@ def _finish(session: Session, comparison_id: str, out: Path | None) -> None:
     if done is None or done.result is None:
         reason = (done and done.reason) or "no reason given"
         raise CommandError(f"the comparison {done.state if done else 'is gone'}: {reason}")
-    saved = session.client.comparisons.save(comparison_id, out) if out is not None else []
+    _show(session, done, done.result, out)
+
+
+def _show(session: Session, done: Comparison, result: ComparisonResult, out: Path | None) -> None:
+    saved = session.client.comparisons.save(done.id, out) if out is not None else []
     if session.as_json:
         session.print_json(done.model_dump(mode="json"))
         return
-    session.out.print(result_table(done.result, session.out.width))
+    session.out.print(result_table(result, session.out.width))
     for path in saved:
         session.out.print(f"[dim]{path}", highlight=False)
 
