@@ -110,6 +110,26 @@ def test_a_problem_says_nothing_twice() -> None:
     assert str(problem) == "unknown method 'burn'; known: coun, fine_tune (HTTP 422)"
 
 
+@pytest.mark.parametrize(
+    ("message", "allowed"),
+    [
+        ("Input should be 'automatic' or 'manual'", {"expected": "'automatic' or 'manual'"}),
+        ("Input should be less than or equal to 2", {"le": 2.0}),
+    ],
+)
+def test_what_a_value_should_be_is_said_once(message: str, allowed: dict[str, object]) -> None:
+    error = {"in": "body", "pointer": "/approval", "message": message, "allowed": allowed}
+    document = {"status": 422, "detail": f"/approval: {message}", "errors": [error]}
+    problem = problem_of(422, "application/problem+json", json.dumps(document).encode())
+    assert str(problem) == f"/approval: {message} (HTTP 422)"
+    brief = document | {"detail": "no", "errors": [error | {"message": "wrong"}]}
+    told = str(problem_of(422, "application/problem+json", json.dumps(brief).encode()))
+    assert told in {
+        "no (HTTP 422); /approval: wrong (allowed: 'automatic' or 'manual')",
+        "no (HTTP 422); /approval: wrong (allowed: at most 2)",
+    }
+
+
 def test_an_answer_that_is_no_problem_document_is_quoted() -> None:
     problem = problem_of(502, "text/html", b"<h1>Bad gateway</h1>")
     assert (problem.status, str(problem)) == (502, "<h1>Bad gateway</h1> (HTTP 502)")
@@ -228,6 +248,13 @@ def test_the_evidence_says_what_the_test_found_and_how_much_it_could(report: Aud
     _, power, membership = evidence(report.model_copy(update={"power": strong, "membership": left}))
     assert power.endswith("found with over 99% probability.")
     assert "p = 0.002: yes." in membership
+    assert report.test is not None
+    look = report.test.looks[0].model_copy(update={"level": "projector"})
+    also = report.test.model_copy(update={"looks": [look], "p_used": 0.49, "alpha_used": 0.05})
+    assert evidence(report.model_copy(update={"test": also}))[0].endswith(
+        "0.01 or less counts as found. It also has to show without the projector, which only serves "
+        "training: there p = 0.49, and 0.05 or less counts."
+    )
     bare = report.model_copy(update={"test": None, "power": None, "membership": None})
     assert evidence(bare) == []
 
@@ -292,5 +319,10 @@ def test_a_comparison_is_followed_to_its_end_in_lines_or_with_a_bar() -> None:
         assert comparing.follow(iter(steps), console) == steps[-1]
         assert isinstance(console.file, io.StringIO)
         assert "failed" in console.file.getvalue()
+    assert comparing.standing(steps[1]) == [
+        "comparison cmp_1: running",
+        "1 of 2 runs; fine_tune [x], seed 3, epoch 2/3 · 10 s left",
+    ]
+    assert comparing.standing(steps[2]) == ["comparison cmp_1: failed: it broke"]
     assert steps[1].progress is not None
     assert comparing.describe(steps[1].progress) == ("fine_tune [x], seed 3, epoch 2/3 · 10 s left")

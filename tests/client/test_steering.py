@@ -165,7 +165,12 @@ class TestModels:
         shown = json.loads(desk.shown("trainer", "models", "policy", desk.model, "--json"))
         assert (shown["min_forgetting"], shown["max_batch_samples"]) == (0.01, None)
         refused = desk.run("trainer", "models", "policy", desk.model, "approval=maybe")
-        assert "/approval" in refused.output
+        assert refused.output.count("/approval: Input should be 'automatic' or 'manual'") == 1
+        assert "expected" not in refused.output
+        unknown = desk.run("trainer", "models", "policy", desk.model, "foo=1")
+        assert "a policy has no 'foo'; it has approval, " in unknown.output
+        told = desk.shown("trainer", "models", "policy", "--help")
+        assert all(name in told for name in shown)
 
     def test_the_lineage_says_where_one_can_go_back_to(self, desk: Desk) -> None:
         outcome = desk.service.outcome

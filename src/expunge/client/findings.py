@@ -49,7 +49,7 @@ def evidence(report: AuditReport) -> list[str]:
         sentences.append(
             f"p = {probability(test.p)}: the share of {test.draws:,} random draws of {test.n} from "
             f"your images and at least {test.n_alike} of the same kind that the model kept which look at "
-            f"least as unusual; {test.alpha:g} or less counts as found{_without_projector(test)}."
+            f"least as unusual; {test.alpha:g} or less counts as found.{_without_projector(test)}"
         )
     if (power := report.power) is not None:
         more = power.samples_needed
@@ -71,7 +71,10 @@ def evidence(report: AuditReport) -> list[str]:
 def _without_projector(test: Test) -> str:
     if test.p_used is None or all(look.level != "projector" for look in test.looks):
         return ""
-    return f", if without the projector it is {test.alpha_used:g} or less: it is {probability(test.p_used)}"
+    return (
+        " It also has to show without the projector, which only serves training: there p = "
+        f"{probability(test.p_used)}, and {test.alpha_used:g} or less counts."
+    )
 
 
 def with_interval(mean: float | None, interval: Interval | None) -> str:

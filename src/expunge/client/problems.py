@@ -6,6 +6,16 @@ from typing import Any
 
 _MEMBERS = frozenset({"type", "title", "status", "detail", "instance"})
 _SHOWN_BODY_CHARS = 200
+_BOUNDS = {
+    "expected": "",
+    "ge": "at least",
+    "gt": "more than",
+    "le": "at most",
+    "lt": "less than",
+    "min_length": "length at least",
+    "max_length": "length at most",
+    "multiple_of": "multiple of",
+}
 
 
 class ProblemError(Exception):
@@ -73,19 +83,38 @@ def problem_of(status: int, content_type: str, body: bytes) -> ProblemError:
 
 def _is_said(error: Mapping[str, Any], detail: str) -> bool:
     """Whether the detail tells all of it."""
-    return not error.get("allowed") and str(error.get("message") or "") in detail
+    told = [error.get("message") or "", *_values(error.get("allowed"))]
+    return all(_shown(each) in detail for each in told)
 
 
 def _described(error: Mapping[str, Any]) -> str:
     where = str(error.get("pointer", "")).lstrip("#")
     text = f"{where}: {error.get('message', '')}" if where else str(error.get("message", ""))
     allowed = error.get("allowed")
-    if allowed and str(allowed) not in text:
+    if not all(_shown(each) in text for each in _values(allowed)):
         text += f" (allowed: {_listed(allowed)})"
     return text
 
 
 def _listed(allowed: Any) -> str:
-    if isinstance(allowed, list):
-        return ", ".join(str(value) for value in allowed)
-    return str(allowed)
+    if isinstance(allowed, Mapping):
+        bounds = (f"{_BOUNDS.get(name, name)} {_shown(value)}" for name, value in allowed.items())
+        return ", ".join(bound.strip() for bound in bounds)
+    return ", ".join(map(_shown, _values(allowed)))
+
+
+def _values(allowed: Any) -> list[Any]:
+    match allowed:
+        case None:
+            return []
+        case Mapping():
+            return list(allowed.values())
+        case list():
+            return allowed
+        case _:
+            return [allowed]
+
+
+def _shown(value: Any) -> str:
+    """As the service's sentences have it: a whole number has no point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

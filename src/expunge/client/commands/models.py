@@ -94,13 +94,18 @@ def policy(
     """Show a model's policy towards removal requests, or change parts of it.
 
     approval (automatic, manual), batch_window_seconds, max_batch_samples, promotion (automatic,
-    manual), min_forgetting, max_utility_loss, time_limit_seconds, and when a retrain is advised:
+    manual), min_forgetting, max_utility_loss, time_limit_seconds, keep_days (of checkpoints that
+    hold what was forgotten), worker_labels (a list), and when a retrain is advised:
     max_forgotten_share, max_utility_lost, max_alignment_drift.
 
     Example: expunge models policy mdl_… approval=manual batch_window_seconds=3600
     """
-    found = session.client.set_policy(model, **pairs(change)) if change else None
-    found = found or session.client.model(model)
+    found = session.client.model(model)
+    if change:
+        changes, known = pairs(change), found.policy or {}
+        if known and (unknown := sorted(changes.keys() - known)):
+            raise CommandError(f"a policy has no {unknown[0]!r}; it has {', '.join(known)}")
+        found = session.client.set_policy(model, **changes)
     if session.as_json:
         session.print_json(found.policy)
         return
