@@ -85,6 +85,8 @@ def test_an_audit_draws_heat_maps_saves_them_and_says_the_verdict(
     assert "encoder, before (' '" in result.output
     assert "@@" in result.output
     assert "forgetting score" in result.output
+    newest = next(iter(service.cast.owners[0].client.audits()))
+    assert f"Audit {newest.id} of {request}" in result.output
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {
         "report.html",
         *(

@@ -122,8 +122,9 @@ def _tell(session: Session, done: Audit, report: AuditReport, out: Path | None) 
     session.out.print(f"[bold]{report.verdict.sentence}")
     for sentence in evidence(report):
         session.out.print(sentence, highlight=False)
+    session.hint(f"Audit {done.id} of {done.request_id}")
     for path in saved:
-        session.out.print(f"[dim]{path}", highlight=False)
+        session.hint(str(path))
 
 
 def save_pictures(session: Session, done: Audit, out: Path) -> list[Path]:
