@@ -52,12 +52,8 @@ def evidence(report: AuditReport) -> list[str]:
             f"least as unusual; {test.alpha:g} or less counts as found.{_without_projector(test)}"
         )
     if (power := report.power) is not None:
-        more = power.samples_needed
-        short = more is not None and power.power < power.target
-        wanted = f"; about {more:,} images would give {power.target:.0%}" if short else ""
         sentences.append(
-            f"A retrain without yours would be found with {percentage(power.power)} probability"
-            f"{wanted}."
+            f"A retrain without yours would be found with {percentage(power.power)} probability."
         )
     if (membership := report.membership) is not None:
         seen = "yes" if membership.p <= TRACE_ALPHA else "not clearly"
