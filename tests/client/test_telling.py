@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from expunge.client.durations import in_words
-from expunge.client.resources import Ancestry, Estimate, LogEntry, RemovalRequest, Residue
+from expunge.client.resources import Ancestry, Estimate, Job, LogEntry, RemovalRequest, Residue
 from expunge.client.telling import (
     clock,
     due,
     estimate_table,
+    finished,
     lineage_table,
     log_table,
     residue_table,
@@ -212,3 +213,23 @@ def test_what_is_left_is_told_with_its_reason_and_its_end() -> None:
     assert f"checkpoint {HEAD}: kept object store 2026-03-01 audits" in told
     assert "checkpoint (3): kept object store 2026-03-01, work ends" in told
     assert "outside: unknown outside – [backups]" in told
+
+
+def test_a_finished_job_is_told_in_two_lines() -> None:
+    known = {"id": "job_1", "kind": "pretrain", "model_id": "mdl_1", "state": "succeeded"}
+    known |= {"result_checkpoint_id": HEAD, "created_at": NOW}
+    utility = {"before": None, "after": 0.4567, "n": 512, "chance": 1 / 512}
+    metrics = {"seconds": 63.2, "images_per_second": 1234.5, "device": "cpu", "utility": utility}
+    assert finished(Job.model_validate(known | {"metrics": metrics})) == [
+        f"job_1: pretrain succeeded in 63 s, checkpoint {HEAD}",
+        "contrastive accuracy 0.457 on 512 retained images; 1,234 images/s on cpu",
+    ]
+    score = {"forgetting_score": {"mean": 0.01234}}
+    metrics["evaluation"] = {"encoder": {"unlearn": score, "retain": None}}
+    metrics["utility"] = utility | {"before": 0.5}
+    assert finished(Job.model_validate(known | {"metrics": metrics}))[1] == (
+        "contrastive accuracy 0.500 to 0.457 on 512 retained images; "
+        "forgetting score (encoder) +0.0123; 1,234 images/s on cpu"
+    )
+    bare = Job.model_validate(known | {"kind": "seal", "result_checkpoint_id": None})
+    assert finished(bare) == ["job_1: seal succeeded"]

@@ -1,7 +1,8 @@
 """Clocks, logs, lineage and estimates for people. Computes nothing but how long ago something was."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -13,6 +14,7 @@ from expunge.client.resources import (
     Ancestry,
     Drift,
     Estimate,
+    Job,
     LogEntry,
     RemovalRequest,
     Residue,
@@ -81,6 +83,29 @@ def _why(entry: LogEntry) -> str:
     if entry.memory is not None:
         parts.append(f"memory: {entry.memory}")
     return ": ".join(filter(None, parts))
+
+
+def finished(job: Job) -> list[str]:
+    """What a job that has succeeded gave: its checkpoint, how long it took, what it measured."""
+    metrics = job.metrics or {}
+    made = f", checkpoint {job.result_checkpoint_id}" if job.result_checkpoint_id else ""
+    took = f" in {in_words(seconds)}" if (seconds := metrics.get("seconds")) is not None else ""
+    return [f"{job.id}: {job.kind} {job.state}{took}{made}", *filter(None, [_measures(metrics)])]
+
+
+def _measures(metrics: Mapping[str, Any]) -> str:
+    parts = []
+    if utility := metrics.get("utility"):
+        before = "" if utility["before"] is None else f"{utility['before']:.3f} to "
+        parts.append(
+            f"contrastive accuracy {before}{utility['after']:.3f} on {utility['n']} retained images"
+        )
+    for level, groups in (metrics.get("evaluation") or {}).items():
+        if (found := groups["unlearn"]) is not None:
+            parts.append(f"forgetting score ({level}) {found['forgetting_score']['mean']:+.4f}")
+    if (speed := metrics.get("images_per_second")) is not None:
+        parts.append(f"{speed:,.0f} images/s on {metrics['device']}")
+    return "; ".join(parts)
 
 
 def residue_table(found: Iterable[Residue]) -> Table:

@@ -11,6 +11,7 @@ from expunge.client.commands.session import CommandError, Session, command
 from expunge.client.problems import DoubtError
 
 if TYPE_CHECKING:
+    from expunge.client.encodings import Receipt
     from expunge.client.local_audit import LocalAudit
     from expunge.evidence.signing import PublicKey
 
@@ -64,7 +65,24 @@ def encode(
     if made.state != "succeeded" or made.receipt is None:
         raise DoubtError(f"the encoding {made.state}: {made.reason}")
     _keep(out, session.client.encoding_outputs(made.id), made.receipt.model_dump(mode="json"))
-    session.show(made, hint=f"Kept in {out}: {OUTPUTS_FILE}, {RECEIPT_FILE}")
+    if session.as_json:
+        session.print_json(made.model_dump(mode="json"))
+        return
+    kept = f"{made.id}: outputs of {made.before.checkpoint_id} and {made.after.checkpoint_id}"
+    session.out.print(f"{kept}, {made.views} views a sample", highlight=False)
+    session.hint(f"Kept in {out}: {OUTPUTS_FILE}, {RECEIPT_FILE}; {_signature(made.receipt)}")
+
+
+def _signature(receipt: "Receipt") -> str:
+    # Imported here: as little as a command needs.
+    from expunge.evidence.signing import BadSignature, signed_by  # noqa: PLC0415
+
+    if receipt.envelope is None:
+        return "the receipt is not signed: this service has no signing key"
+    try:
+        return f"the receipt is signed as key {signed_by(receipt.envelope)}, not checked here"
+    except BadSignature as error:
+        raise DoubtError(f"the receipt: {error}") from error
 
 
 def public_keys(paths: Sequence[Path]) -> "list[PublicKey]":

@@ -8,7 +8,7 @@ import typer
 from expunge.client.commands.session import CommandError, Session, command
 from expunge.client.progress import Followed, follow
 from expunge.client.resources import End, Event, Progress
-from expunge.client.telling import log_table
+from expunge.client.telling import finished, log_table
 
 app = typer.Typer(no_args_is_help=True, help="Training and unlearning runs (model owners).")
 
@@ -85,13 +85,22 @@ def watch(session: Session, job: JobId) -> None:
 
 
 def watch_job(session: Session, job_id: str) -> None:
-    """Show a job's events, then the job; CommandError if it did not succeed."""
+    """Show a job's events, then what it gave; CommandError if it did not succeed."""
     ended = show_events(session, session.client.watch_job(job_id), "job")
     job = session.client.job(job_id)
-    if not session.as_json:
-        session.show(job)
     if ended.state != "succeeded":
+        session.hint(f"Next: expunge jobs log {job_id}")
         raise CommandError(f"the job {ended.state}: {job.reason or 'no reason given'}")
+    if session.as_json:
+        return
+    for line in finished(job):
+        session.out.print(line, highlight=False, markup=False)
+    given = job.result_checkpoint_id if job.kind == "pretrain" else None
+    session.hint(
+        f"Next: expunge models download {given}"
+        if given
+        else f"Next: expunge models lineage {job.model_id}"
+    )
 
 
 def show_events(session: Session, events: Iterable[Event], title: str) -> Followed:
