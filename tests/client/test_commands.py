@@ -111,6 +111,18 @@ def test_an_audit_can_be_of_chosen_samples_or_of_a_draw(service: Service, ada: s
     assert "'nobody'" in unknown.output
 
 
+def test_encoding_says_where_the_receipt_is_and_who_signed_it(
+    service: Service, ada: str, tmp_path: Path
+) -> None:
+    request = service.outcome.owners[0].request.id
+    told = run(service, ada, "encode", request, "--views", "2", "--out", str(tmp_path / "kept"))
+    assert told.exit_code == 0, told.output
+    assert f"Kept in {tmp_path / 'kept'}: outputs.npz, receipt.json" in told.stdout
+    assert f"key {service.operator.signing_keys()[0].key_id}" in told.stdout
+    receipt = json.loads((tmp_path / "kept" / "receipt.json").read_text())
+    assert receipt["envelope"]["payload"] not in told.stdout
+
+
 def test_watching_a_finished_request_ends_with_its_state(service: Service, ada: str) -> None:
     request = service.outcome.owners[0].request.id
     result = run(service, ada, "requests", "watch", request, "--json")
@@ -126,7 +138,12 @@ def test_the_model_owner_follows_jobs_and_downloads_the_encoder(
     job = service.outcome.unlearning
     shown = answer(run(service, trainer, "jobs", "show", job.id, "--json"))
     assert shown["kind"] == "unlearn"
-    assert "succeeded" in run(service, trainer, "jobs", "watch", job.id).output
+    watched = run(service, trainer, "jobs", "watch", job.id).stdout
+    assert f"{job.id}: unlearn succeeded in " in watched
+    assert service.outcome.result.id in watched
+    assert "forgetting score (encoder) " in watched
+    assert f"Next: expunge models lineage {job.model_id}" in watched
+    assert "history" not in watched
     assert job.id in run(service, trainer, "jobs", "list").output
     out = tmp_path / "encoder.safetensors"
     arguments = ("models", "download", service.outcome.result.id, "--out", str(out), "--json")
@@ -169,6 +186,10 @@ def test_a_key_is_held_to_scopes_listed_and_rotated(service: Service) -> None:
     listed = run(service, str(new["secret"]), "keys", "list", "--json")
     assert {key.id, new["id"]} == {each["id"] for each in json.loads(listed.output)}
     assert {each.id for each in operator.keys(party.id)} == {key.id, new["id"]}
+    shown = run(service, str(new["secret"]), "keys", "list").stdout.splitlines()
+    asking = next(line for line in shown if f"* │ {new['id']}" in line)
+    assert key.id in asking, "which it replaces"
+    assert sum("*" in line for line in shown) == 1
     unknown = run(service, None, "keys", "create", party.id, "--scope", "all")
     assert "unknown scope 'all'" in unknown.output
 

@@ -73,15 +73,18 @@ def list_keys(
     session: Session,
     party: Annotated[str | None, typer.Option(help="Only those of this party, pty_…")] = None,
 ) -> None:
-    """List your keys, as an operator everybody's, without their secrets."""
+    """List your keys, as an operator everybody's, without their secrets; * is the one that asks."""
+    asking = None if session.as_json else session.client.me().key.id
     session.show_list(
         session.client.keys(party),
         [
+            ("", lambda item: "*" if item.id == asking else ""),
             ("id", lambda item: item.id),
             ("party", lambda item: item.party_id),
             ("scopes", lambda item: ", ".join(item.scopes)),
             ("last used", lambda item: _minute(item.last_used_at)),
             ("ends", _end),
+            ("replaces", lambda item: item.replaces),
         ],
     )
 
