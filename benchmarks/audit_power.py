@@ -41,6 +41,8 @@ from record import RESULTS, conditions
 
 SIZES = (1, 2, 4, 8, 16, 64)
 KIND_SIZE = 8
+MANY = 400
+"""Owners: so many tell tenths of a per cent."""
 CLASSES = 10
 VIEW_COUNTS = (2, 4, 6, 10, 20, 40)
 VIEW_SEEDS = 8
@@ -233,8 +235,9 @@ def plot(table: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    low, high = (100 * end for end in row["interval"])
-    return f"{100 * row['share']:.1f} [{low:.0f}, {high:.0f}]"
+    digits = 1 if row["owners"] >= MANY else 0
+    low, high = (f"{100 * end:.{digits}f}" for end in row["interval"])
+    return f"{100 * row['share']:.1f} [{low}, {high}]"
 
 
 def _table(table: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -253,8 +256,12 @@ def page(result: Mapping[str, Any], name: str) -> str:
         {situation: pooled(seeds, situation, what) for situation in situations}
         for what in ("powers", "kinds")
     )
-    plot(owners, RESULTS / f"{name}.png")
     columns = [str(row["size"]) for row in owners[situations[0]]]
+    picture = ""
+    if len(columns) > 1:
+        plot(owners, RESULTS / f"{name}.png")
+        told = "Share of audits that say forgotten, by number of images"
+        picture = f"\n![{told}](./{name}.png)\n"
     accuracies = "\n".join(
         f"| {WORDS[situation]} | "
         + ", ".join(f"{100 * seed['situations'][situation]['accuracy']:.1f}" for seed in seeds)
@@ -274,9 +281,7 @@ each size and encoder, {DEFAULT_VIEWS} views, error rate {100 * ALPHA:g} %.
 Share of audits, in %, that say "forgotten", with exact 95 % intervals over owners (owners of one encoder
 share its images, so intervals over encoders are wider). In the first {honest} rows it is right to say so, in the
 others it is not.
-
-![Share of audits that say forgotten, by number of images](./{name}.png)
-
+{picture}
 Columns: images of the owner.
 
 | situation | {" | ".join(columns)} |
