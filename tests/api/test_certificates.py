@@ -317,6 +317,9 @@ def test_the_command_line_fetches_what_it_verifies(
         assert result.exit_code == 0, result.output
         return result.stdout
 
+    refused = runner.invoke(build_app(), ["certificate", done.request, "--report", str(paper)])
+    assert (refused.exit_code, paper.exists()) == (1, False)
+    assert "relies on no audit" in refused.output
     written = ("--out", str(paper), "--rows", str(rows))
     assert str(paper) in run("certificate", done.request, "--renew", *written)
     assert paper.read_bytes() == data_owner.get(done.path).content
