@@ -252,9 +252,14 @@ class Rig:
             time.sleep(POLL_SECONDS)
 
     def until_rest(self, seconds: float = WAIT_SECONDS) -> None:
-        """Wait until nothing waits or runs any more."""
+        """Wait until nothing waits or runs any more, and all that the log says of it is sealed."""
         unfinished = "SELECT id FROM jobs WHERE state IN ('queued', 'running', 'evaluating')"
-        self.eventually(lambda: not self.rows(unfinished), "all jobs end", seconds=seconds)
+        unsealed = "SELECT seq FROM log_unsealed WHERE refused_at IS NULL"
+        self.eventually(
+            lambda: not self.rows(unfinished) and not self.rows(unsealed),
+            "all jobs end",
+            seconds=seconds,
+        )
 
     def check(self) -> None:
         """Check the promise while the service works."""
