@@ -239,8 +239,8 @@ def test_the_audit_of_a_certificate_is_written_as_verify_takes_it(
     assert isinstance(links, list)
     assert {link["name"]: link["status"] for link in links}["audit"] == "OK"
     renewed = run(service, ada, "certificate", request, "--renew", *kept).stdout
-    assert re.search(r"Nothing is new: edition \d+ of \S+ UTC stands\.", renewed)
-    assert "Nothing is new" not in written.stdout
+    assert re.search(r"Edition \d+ of \S+ UTC stands: there is nothing newer to certify\.", renewed)
+    assert "nothing newer" not in written.stdout
     report.write_text(report.read_text().replace('"n_own": 10', '"n_own": 11'))
     assert run(service, None, "verify", *given).exit_code == 1
 

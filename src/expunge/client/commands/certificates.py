@@ -82,12 +82,12 @@ def certificate(
 
 
 def _stands(session: Session, request: str) -> str | None:
-    """Ask for a further edition; what to say if there is nothing new for one."""
+    """Ask for a further edition; what to say if the newest, made just now or before, has all there is."""
     before = session.client.certificate(request)
     if session.client.renew_certificate(request) != before:
         return None
     found = told(before)
-    return f"Nothing is new: edition {found.edition} of {found.issued_at[:16]} UTC stands."
+    return f"Edition {found.edition} of {found.issued_at[:16]} UTC stands: there is nothing newer to certify."
 
 
 def _relied_on(session: Session, request: str, certificate: bytes) -> Audit:
