@@ -2,13 +2,19 @@
 
 import base64
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from tests.evidence.picture_scene import scene
 
+from expunge.evidence.audit import report as reports
 from expunge.evidence.audit.report import VerdictCode
+from expunge.evidence.audit.verdict import verdict
 from expunge.evidence.pictures.report import HEADLINES, NO_TEST, STATISTICS, report_html
 from expunge.evidence.wording import percentage, probability
 
@@ -20,6 +26,7 @@ PROTOCOL = {
     "code": "expunge 0.1.0",
 }
 REQUEST = {"id": "req_1", "model_id": "mdl_1", "method": "alignment_calibration"}
+CHROMIUM = shutil.which("chromium")
 VOID = {"meta", "img", "br"}
 
 
@@ -215,3 +222,30 @@ def shown_level(html: bytes) -> str:
     found = {re.findall(r"\((.*)\)$", text)[0] for text in alternatives}
     assert len(found) == 1
     return str(found.pop())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
+@pytest.mark.parametrize("m", [1, 8, 32])
+def test_up_to_32_images_print_on_one_sheet(m: int, tmp_path: Path) -> None:
+    """With the longest that stands on it: a verdict that leaves all open, digests, a revision."""
+    report, bundle = scene(m)
+    test = reports.Test(**report["test"]) if report["test"] else None
+    looked = replace(test, p=0.0102, n=max(1, m - 1)) if test else None
+    power = reports.Power(effect={}, power=0.5, target=0.9, samples_needed=15_763)
+    told = verdict(0.1, m, report["n_retained"], looked, power)
+    digest = f"sha256:{'a' * 64}"
+    report["verdict"]["sentence"] = told.sentence
+    report["protocol"] = {
+        "subset": {"samples": m, "digest": digest},
+        "before": digest,
+        "after": digest,
+        "code": f"expunge 0.1.0, revision {'b' * 40}-dirty",
+    }
+    ids = {"id": f"req_{'0' * 32}", "model_id": f"mdl_{'0' * 32}"}
+    page, printed = tmp_path / "report.html", tmp_path / "report.pdf"
+    page.write_bytes(report_html(report, bundle, audit=AUDIT, request=REQUEST | ids))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--no-pdf-header-footer", f"--user-data-dir={tmp_path}"]
+    command += [f"--print-to-pdf={printed}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes())) == 1
